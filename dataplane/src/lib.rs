@@ -1,1 +1,18 @@
-//! Under construction.
+//! The data plane: `pangea-worker` moves, verifies and stores chunks.
+//!
+//! The life of a chunk, and the files it passes through:
+//!
+//! | way | files |
+//! |---|---|
+//! | in from a local program | [`door`] -> [`jobs::put`] -> [`store`] |
+//! | in from a peer | [`jobs::fetch`] -> [`net`] -> [`store`] |
+//! | out to a local program | [`store`] -> [`jobs::read`] -> [`door`] |
+//! | out to a peer | [`store`] -> [`net::serve`] |
+//!
+//! [`worker`] owns all of it; [`link`] is the conversation with the controller. Two threads: the network thread runs
+//! everything asynchronous, the store thread checks, writes and reads chunks; single disk operations that may take
+//! long (sync, open, delete) go to blocking tasks.
+
+pub mod buffer;
+pub mod net;
+pub mod store;

@@ -1,1 +1,15 @@
-//! Under construction.
+//! Whole nodes under test: real controllers and workers on loopback, driven through `pangeactl` as a user would.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `tests/main_job.rs` | put on one node, get on another, resume, share, stripe |
+//! | `tests/bad_input.rs` | a clear error and nothing lost |
+//! | `tests/kills.rs` | `kill -9` of any process at any moment |
+//! | `tests/strangers.rs` | unknown and hostile peers |
+//! | `tests/tidy.rs` | rules that compilers do not check |
+//! | `src/bin/bench.rs` | the figures of `docs/BENCHMARKS.md` |
+
+pub mod node;
+pub mod sample;
+
+pub use node::{Node, NodeOptions, Run};

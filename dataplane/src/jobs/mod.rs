@@ -1,0 +1,8 @@
+//! The jobs of a worker, one file a kind. A job is a task; it ends by reporting an event, whatever happens to it.
+
+pub mod door;
+pub mod fetch;
+pub mod put;
+pub mod read;
+pub mod rings;
+pub mod verify;

@@ -1,0 +1,102 @@
+//! The worker's link to its controller: register, obey, report; when it breaks, carry on and try again.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use pangea_ipc::rpc::{WorkerLink, connect_unix};
+use pangea_ipc::worker::{EVENTS_MAX, Event, Registration};
+use tokio::time::{Instant, sleep};
+
+use crate::worker::Worker;
+
+/// Name of the controller's socket for workers in the runtime folder.
+pub const SOCKET: &str = "workers.sock";
+/// Pause before the first new try.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// Pause between tries at most: a controller that restarts is found within this.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Who registers where.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// What the worker says of itself; what changes is filled in at each registration.
+    pub introduction: Registration,
+    /// Folder of the node's sockets.
+    pub runtime_dir: PathBuf,
+    /// How long the worker lives without a controller; `None` = for ever.
+    pub orphan: Option<Duration>,
+}
+
+impl Link {
+    /// Keeps the worker registered. Returns when no controller came for too long.
+    pub async fn keep(self, worker: Rc<Worker>) {
+        let socket = self.runtime_dir.join(SOCKET);
+        let mut pause = RETRY_MIN;
+        let mut away_since = Instant::now();
+        loop {
+            match self.serve_once(&worker, &socket).await {
+                Ok(()) => {
+                    tracing::info!("the controller is away; carrying on");
+                    pause = RETRY_MIN;
+                    away_since = Instant::now();
+                }
+                Err(why) => tracing::debug!(%why, "not registered"),
+            }
+            if self.orphan.is_some_and(|orphan| away_since.elapsed() >= orphan) {
+                tracing::warn!("no controller for {:?}; ending", away_since.elapsed());
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Registers and reports until the link breaks. An error: it was never registered.
+    async fn serve_once(&self, worker: &Rc<Worker>, socket: &Path) -> Result<(), String> {
+        let stream = connect_unix(socket).await.map_err(|error| error.to_string())?;
+        let (link, driver) = WorkerLink::new(stream, Rc::clone(worker) as Rc<_>);
+        let mut driver = tokio::task::spawn_local(driver);
+        let unreported = worker.events.take_now();
+        let registration = Registration {
+            cpu: worker.cpu.get(),
+            revision: worker.policy().revision,
+            jobs: worker.job_statuses(),
+            unreported: unreported.clone(),
+            ..self.introduction.clone()
+        };
+        let accepted = match link.register(registration).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                worker.events.put_back(unreported);
+                driver.abort();
+                return Err(error.to_string());
+            }
+        };
+        tracing::info!(node = %accepted.node, revision = %accepted.policy.revision, "registered");
+        if let Err(failure) = worker.apply_policy(accepted.policy) {
+            tracing::warn!(%failure, "kept the policy in force");
+        }
+        loop {
+            let batch: Vec<Event> = tokio::select! {
+                batch = worker.events.take() => batch,
+                _ = &mut driver => return Ok(()),
+            };
+            debug_assert!(batch.len() <= EVENTS_MAX);
+            tokio::select! {
+                reported = link.report(batch.clone()) => {
+                    if let Err(error) = reported {
+                        tracing::debug!(%error, "events not reported");
+                        worker.events.put_back(batch);
+                        driver.abort();
+                        return Ok(());
+                    }
+                }
+                _ = &mut driver => {
+                    worker.events.put_back(batch);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

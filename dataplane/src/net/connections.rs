@@ -1,0 +1,190 @@
+//! The connections that this worker opens: one to each worker of a peer that it asks, kept while it is used.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pangea_ipc::address::Endpoint as PeerEndpoint;
+use pangea_ipc::ids::WorkerKey;
+use quinn::{ClientConfig, ConnectionError, Endpoint, VarInt};
+use tokio::sync::Mutex;
+use tokio::time::{Duration, timeout};
+
+use super::datagrams::Symbols;
+use super::endpoint::transport;
+use super::tls::{Identity, KeyError, Pins, SERVER_NAME};
+
+/// A connection is up within this time or not at all.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Connections kept at most, to and from peers each.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// Why there is no connection to a peer's worker.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No answer, or the wrong key.
+    #[error("no connection to worker {worker} at {address}: {source}")]
+    Refused {
+        /// The peer's worker number.
+        worker: u16,
+        /// Its address.
+        address: std::net::SocketAddr,
+        /// What QUIC says.
+        source: ConnectionError,
+    },
+    /// No answer in time.
+    #[error("no connection to worker {worker} at {address} within {CONNECT_TIME:?}")]
+    TimedOut {
+        /// The peer's worker number.
+        worker: u16,
+        /// Its address.
+        address: std::net::SocketAddr,
+    },
+    /// The address cannot be dialled from this endpoint.
+    #[error("worker {worker} at {address} cannot be dialled: {source}")]
+    Address {
+        /// The peer's worker number.
+        worker: u16,
+        /// Its address.
+        address: std::net::SocketAddr,
+        /// What QUIC says.
+        source: quinn::ConnectError,
+    },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// [`CONNECTIONS_MAX`] are in use.
+    #[error("{CONNECTIONS_MAX} connections are in use, the most this worker keeps")]
+    TooMany,
+}
+
+/// A connection that this worker opened, with the FEC transfers that run over it.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The connection.
+    pub quic: quinn::Connection,
+    /// Where arriving symbols go.
+    pub symbols: Symbols,
+}
+
+type Slot = Rc<Mutex<Option<Rc<Outgoing>>>>;
+
+/// All connections of this worker.
+pub struct Connections {
+    endpoint: Endpoint,
+    identity: Arc<Identity>,
+    outgoing: RefCell<HashMap<WorkerKey, Slot>>,
+    incoming: RefCell<HashMap<usize, (WorkerKey, quinn::Connection)>>,
+}
+
+impl Connections {
+    /// No connections yet.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, identity: Arc<Identity>) -> Self {
+        Self { endpoint, identity, outgoing: RefCell::default(), incoming: RefCell::default() }
+    }
+
+    /// The endpoint under them.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The connection to a peer's worker; opened when there is none. Who asks meanwhile waits for the same one.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn to(&self, peer: PeerEndpoint) -> Result<Rc<Outgoing>, ConnectError> {
+        let slot = {
+            let mut outgoing = self.outgoing.borrow_mut();
+            if outgoing.len() >= CONNECTIONS_MAX && !outgoing.contains_key(&peer.key) {
+                outgoing.retain(|_, slot| slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(is_open)));
+                if outgoing.len() >= CONNECTIONS_MAX {
+                    return Err(ConnectError::TooMany);
+                }
+            }
+            Rc::clone(outgoing.entry(peer.key).or_default())
+        };
+        let mut slot = slot.lock().await;
+        if let Some(open) = slot.as_ref().filter(|open| is_open(open)) {
+            return Ok(Rc::clone(open));
+        }
+        let quic = self.open(peer).await?;
+        tracing::debug!(address = %peer.address, worker = %peer.worker, "connected");
+        let fresh = Rc::new(Outgoing { symbols: Symbols::start(&quic), quic });
+        *slot = Some(Rc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    async fn open(&self, peer: PeerEndpoint) -> Result<quinn::Connection, ConnectError> {
+        let (worker, address) = (peer.worker.0, peer.address);
+        let mut config = ClientConfig::new(Arc::new(self.identity.client_config(peer.key)?));
+        config.transport_config(Arc::new(transport()));
+        let connecting = self
+            .endpoint
+            .connect_with(config, address, SERVER_NAME)
+            .map_err(|source| ConnectError::Address { worker, address, source })?;
+        match timeout(CONNECT_TIME, connecting).await {
+            Ok(Ok(quic)) => Ok(quic),
+            Ok(Err(source)) => Err(ConnectError::Refused { worker, address, source }),
+            Err(_) => Err(ConnectError::TimedOut { worker, address }),
+        }
+    }
+
+    /// Notes a connection that a peer opened; says whether there is room for it.
+    pub fn note_incoming(&self, key: WorkerKey, quic: &quinn::Connection) -> bool {
+        let mut incoming = self.incoming.borrow_mut();
+        let room = incoming.len() < CONNECTIONS_MAX;
+        if room {
+            incoming.insert(quic.stable_id(), (key, quic.clone()));
+        }
+        room
+    }
+
+    /// Forgets a connection that a peer opened.
+    pub fn forget_incoming(&self, quic: &quinn::Connection) {
+        self.incoming.borrow_mut().remove(&quic.stable_id());
+    }
+
+    /// Closes what peers opened with keys that are pinned no more.
+    pub fn close_unpinned(&self, pins: &Pins) {
+        for (key, quic) in self.incoming.borrow().values() {
+            if pins.node(*key).is_none() {
+                quic.close(CLOSE_UNPINNED, b"key withdrawn");
+            }
+        }
+    }
+
+    /// Connections in both directions, for sampling.
+    #[must_use]
+    pub fn all(&self) -> Vec<(WorkerKey, quinn::Connection)> {
+        let outgoing = self.outgoing.borrow();
+        let opened = outgoing.iter().filter_map(|(key, slot)| {
+            let slot = slot.try_lock().ok()?;
+            slot.as_ref().filter(|open| is_open(open)).map(|open| (*key, open.quic.clone()))
+        });
+        opened.chain(self.incoming.borrow().values().cloned()).collect()
+    }
+
+    /// Closes everything and waits until the peers have been told.
+    pub async fn close(&self) {
+        self.endpoint.close(CLOSE_DONE, b"worker ends");
+        /// Telling takes a packet each; a peer that cannot be reached learns by silence.
+        const TELL_TIME: Duration = Duration::from_millis(500);
+        let _ = timeout(TELL_TIME, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Close code: the worker ends.
+pub const CLOSE_DONE: VarInt = VarInt::from_u32(0);
+/// Close code: the peer's key is pinned no more.
+pub const CLOSE_UNPINNED: VarInt = VarInt::from_u32(1);
+/// Close code: the peer broke the protocol.
+pub const CLOSE_PROTOCOL: VarInt = VarInt::from_u32(2);
+/// Close code: too many connections.
+pub const CLOSE_LIMIT: VarInt = VarInt::from_u32(3);
+
+fn is_open(open: &Rc<Outgoing>) -> bool {
+    open.quic.close_reason().is_none()
+}

@@ -1,0 +1,14 @@
+//! The network side of a worker: QUIC to and from other nodes' workers.
+//!
+//! | file | job |
+//! |---|---|
+//! | [`tls`] | who may connect |
+//! | [`endpoint`] | the UDP port and the transport parameters |
+//! | [`fault`] | loses datagrams on purpose |
+//! | [`connections`] | one connection to each worker that this one asks |
+//! | [`ask`] | one chunk from a peer, by stream or as FEC symbols |
+//! | [`serve`] | answers the chunk requests of peers |
+
+pub mod endpoint;
+pub mod fault;
+pub mod tls;

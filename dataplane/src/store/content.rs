@@ -1,0 +1,221 @@
+//! An open content as this worker knows it: which chunks can be read, which are durable, which wait for a sync.
+//!
+//! `held` = claimed on disk by any worker, or checked and written by this one. Whoever waits for chunks watches the
+//! version, which grows with each change.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pangea_ipc::chunk_set::ChunkSet;
+use pangea_ipc::content::{ChunkIndex, Manifest};
+use tokio::sync::watch;
+
+use super::StoreError;
+use super::files::ContentFiles;
+
+/// The bitmap on disk is read again for chunks of other workers at most this often.
+pub const REFRESH_MIN: Duration = Duration::from_millis(50);
+
+/// One open content. Belongs to the network thread.
+#[derive(Debug)]
+pub struct Content {
+    files: Arc<ContentFiles>,
+    known: RefCell<Known>,
+    version: watch::Sender<u64>,
+    syncing: tokio::sync::Mutex<()>,
+    refreshed: Cell<Instant>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// On disk and claimed.
+    durable: ChunkSet,
+    /// Written by this worker, not yet claimed.
+    written: ChunkSet,
+}
+
+impl Content {
+    /// Opens the files. Waits for the disk on a blocking thread.
+    ///
+    /// # Errors
+    /// As [`ContentFiles::open`].
+    pub async fn open(store: &std::path::Path, id: pangea_ipc::ids::ContentId) -> Result<Self, StoreError> {
+        let store = store.to_owned();
+        let (files, durable) = blocking(move || {
+            let files = ContentFiles::open(&store, id)?;
+            let held = files.held()?;
+            Ok((files, held))
+        })
+        .await?;
+        let written = ChunkSet::empty(durable.bound());
+        Ok(Self {
+            files: Arc::new(files),
+            known: RefCell::new(Known { durable, written }),
+            version: watch::Sender::new(0),
+            syncing: tokio::sync::Mutex::new(()),
+            refreshed: Cell::new(Instant::now()),
+        })
+    }
+
+    /// What it is and how its chunks are checked.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        self.files.manifest()
+    }
+
+    /// Its files, for the store thread.
+    #[must_use]
+    pub fn files(&self) -> Arc<ContentFiles> {
+        Arc::clone(&self.files)
+    }
+
+    /// Whether a chunk can be read.
+    #[must_use]
+    pub fn holds(&self, chunk: ChunkIndex) -> bool {
+        let known = self.known.borrow();
+        known.durable.contains(chunk) || known.written.contains(chunk)
+    }
+
+    /// Every chunk that can be read.
+    #[must_use]
+    pub fn held(&self) -> ChunkSet {
+        let known = self.known.borrow();
+        let mut held = known.durable.clone();
+        held.union_with(&known.written);
+        held
+    }
+
+    /// Every chunk that survives a power loss.
+    #[must_use]
+    pub fn durable(&self) -> ChunkSet {
+        self.known.borrow().durable.clone()
+    }
+
+    /// Chunks that this worker has written and not yet claimed.
+    #[must_use]
+    pub fn unsynced(&self) -> u32 {
+        self.known.borrow().written.count()
+    }
+
+    /// A version that grows with each change of what is held or durable.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Notes a chunk that the store thread has checked and written.
+    pub fn note_written(&self, chunk: ChunkIndex) {
+        self.known.borrow_mut().written.insert(chunk);
+        self.changed();
+    }
+
+    /// Makes every chunk written so far durable and claims it.
+    ///
+    /// # Errors
+    /// What the disk says; the chunks stay unclaimed then.
+    pub async fn sync(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.syncing.lock().await;
+        let written = self.known.borrow().written.clone();
+        if written.is_empty() {
+            return Ok(());
+        }
+        let files = self.files();
+        let claimed = blocking(move || files.claim(&written).map(|()| written)).await?;
+        {
+            let mut known = self.known.borrow_mut();
+            known.durable.union_with(&claimed);
+            known.written.subtract(&claimed);
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// Takes notice of what other workers of this node have claimed, unless that was done a moment ago.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        if self.refreshed.get().elapsed() < REFRESH_MIN {
+            return Ok(());
+        }
+        self.refresh_now().await
+    }
+
+    /// Takes notice of what other workers of this node have claimed or disclaimed.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn refresh_now(&self) -> Result<(), StoreError> {
+        let _no_claim_meanwhile = self.syncing.lock().await;
+        self.refreshed.set(Instant::now());
+        let files = self.files();
+        let durable = blocking(move || files.held()).await?;
+        let news = self.known.borrow().durable != durable;
+        if news {
+            self.known.borrow_mut().durable = durable;
+            self.changed();
+        }
+        Ok(())
+    }
+
+    /// Gives up chunks that were found wrong on disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn disclaim(&self, bad: ChunkSet) -> Result<(), StoreError> {
+        let _no_claim_meanwhile = self.syncing.lock().await;
+        {
+            let mut known = self.known.borrow_mut();
+            known.durable.subtract(&bad);
+            known.written.subtract(&bad);
+        }
+        self.changed();
+        let files = self.files();
+        blocking(move || files.disclaim(&bad)).await
+    }
+
+    /// Checks chunks of `share` that an earlier run wrote but did not live to claim; those that are right are held.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn recover(&self, share: &ChunkSet) -> Result<(), StoreError> {
+        let mut unclaimed = share.clone();
+        unclaimed.subtract(&self.held());
+        let files = self.files();
+        let right = blocking(move || {
+            let mut right = ChunkSet::empty(unclaimed.bound());
+            let mut space = vec![0; pangea_ipc::content::CHUNK_SIZE as usize];
+            for chunk in unclaimed.iter().filter(|chunk| files.is_written(*chunk)) {
+                let len = files.read(chunk, &mut space)?;
+                if files.manifest().check(chunk, space.get(..len).unwrap_or_default()).is_ok() {
+                    right.insert(chunk);
+                }
+            }
+            Ok(right)
+        })
+        .await?;
+        if !right.is_empty() {
+            self.known.borrow_mut().written.union_with(&right);
+            self.changed();
+        }
+        Ok(())
+    }
+
+    fn changed(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+/// Runs what waits for the disk away from the network thread.
+///
+/// # Errors
+/// What `work` says; a panic in it is [`StoreError::Latched`].
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Latched { why: format!("a disk task ended early: {error}") }),
+    }
+}

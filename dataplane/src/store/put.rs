@@ -1,0 +1,81 @@
+//! A content on its way in: bytes are hashed and written as they come, the id is known at the end.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use pangea_ipc::content::{CHUNK_SIZE, ChunkIndex, Manifest};
+use pangea_ipc::ids::{JobId, WorkerIndex};
+
+use super::StoreError;
+use super::files::{INCOMING_PREFIX, TRASH_PREFIX, create_incoming, finish_put};
+
+/// The folder of one put. Dropped unfinished, it is deleted.
+#[derive(Debug)]
+pub struct Incoming {
+    store: PathBuf,
+    folder: PathBuf,
+    data: File,
+}
+
+impl Incoming {
+    /// Makes the folder. Waits for the disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn create(store: &Path, worker: WorkerIndex, job: JobId) -> Result<Self, StoreError> {
+        let folder = store.join(format!("{}{job}", incoming_prefix(worker)));
+        let data = create_incoming(&folder)?;
+        Ok(Self { store: store.to_owned(), folder, data })
+    }
+
+    /// Writes a chunk's bytes at their place.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn write(&self, chunk: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
+        let offset = u64::from(chunk) * u64::from(CHUNK_SIZE);
+        self.data.write_all_at(bytes, offset).map_err(StoreError::at(&self.folder))
+    }
+
+    /// Makes everything durable and moves it in place. Waits for the disk.
+    ///
+    /// # Errors
+    /// What the disk says; what was put is deleted then.
+    pub fn finish(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        finish_put(&self.store, &self.folder, &self.data, manifest)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // After a finished put the folder is elsewhere; what cannot be deleted now is swept at the next start.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn incoming_prefix(worker: WorkerIndex) -> String {
+    format!("{INCOMING_PREFIX}w{worker}-")
+}
+
+/// Deletes what this worker's puts and anyone's removals left behind when they were cut short.
+///
+/// # Errors
+/// What the disk says.
+pub fn sweep(store: &Path, worker: WorkerIndex) -> Result<(), StoreError> {
+    let own = incoming_prefix(worker);
+    for entry in std::fs::read_dir(store).map_err(StoreError::at(store))? {
+        let entry = entry.map_err(StoreError::at(store))?;
+        let name = entry.file_name();
+        let left_behind = name.to_str().is_some_and(|name| name.starts_with(&own) || name.starts_with(TRASH_PREFIX));
+        if left_behind {
+            match std::fs::remove_dir_all(entry.path()) {
+                Ok(()) => {}
+                // Another worker sweeps the same trash.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::at(&entry.path())(error)),
+            }
+        }
+    }
+    Ok(())
+}
