@@ -25,6 +25,9 @@ pub const CHAINING_VALUE_LEN: usize = 32;
 /// The chaining value of one chunk's subtree; of a content of at most one chunk, its plain hash.
 pub type ChainingValue = [u8; CHAINING_VALUE_LEN];
 
+const FILE_MAGIC: &[u8; 8] = b"PGMANIF1";
+const FILE_HEADER_LEN: usize = 16;
+
 /// Number of a chunk in its content, from 0.
 pub type ChunkIndex = u32;
 
@@ -55,6 +58,9 @@ pub enum ContentError {
         /// What the values merge to.
         found: ContentId,
     },
+    /// The stored form is damaged.
+    #[error("the file is not a manifest")]
+    NotAManifest,
     /// A chunk's bytes do not have the chaining value in the manifest.
     #[error("chunk {chunk} of content {id} does not match its manifest")]
     WrongChunk {
@@ -172,6 +178,30 @@ impl Manifest {
         Ok(Self { id, geometry, values })
     }
 
+    /// The form in which it is stored: magic, size (u64, little-endian), values.
+    #[must_use]
+    pub fn to_file_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(FILE_HEADER_LEN + self.values.len() * CHAINING_VALUE_LEN);
+        bytes.extend(FILE_MAGIC);
+        bytes.extend(self.geometry.size.to_le_bytes());
+        bytes.extend(self.values.as_flattened());
+        bytes
+    }
+
+    /// Reads and proves the stored form.
+    ///
+    /// # Errors
+    /// When it is not a manifest, or of another content.
+    pub fn from_file_bytes(id: ContentId, bytes: &[u8]) -> Result<Self, ContentError> {
+        let fields = bytes.strip_prefix(FILE_MAGIC).and_then(|rest| rest.split_first_chunk::<8>());
+        let (size, values) = fields.ok_or(ContentError::NotAManifest)?;
+        let (values, rest) = values.as_chunks::<CHAINING_VALUE_LEN>();
+        if !rest.is_empty() {
+            return Err(ContentError::NotAManifest);
+        }
+        Self::prove(id, u64::from_le_bytes(*size), values.to_vec())
+    }
+
     /// The content it belongs to.
     #[must_use]
     pub fn id(&self) -> ContentId {
@@ -265,6 +295,9 @@ mod tests {
             assert_eq!(manifest.id().0, *blake3::hash(&data).as_bytes(), "size {len}");
             let proven = Manifest::prove(manifest.id(), len as u64, manifest.values().to_vec());
             assert_eq!(proven.as_ref(), Ok(&manifest), "size {len}");
+            let stored = manifest.to_file_bytes();
+            assert_eq!(Manifest::from_file_bytes(manifest.id(), &stored).as_ref(), Ok(&manifest), "size {len}");
+            assert!(Manifest::from_file_bytes(manifest.id(), &stored[..stored.len() - 1]).is_err(), "size {len}");
         }
     }
 

@@ -17,16 +17,23 @@
 //! | [`peer`] | the conversation controller-controller, inside a Noise session |
 //! | [`door`] | tags of the ring records between a worker and a local program |
 //! | [`counter`] | name, unit and sentence of every published number |
+//! | [`rpc`] | Cap'n Proto RPC over any byte stream, typed on both sides |
 
 pub mod address;
 pub mod chunk_set;
+mod codec;
 pub mod content;
 pub mod counter;
 pub mod door;
 pub mod failure;
+mod generated;
 pub mod ids;
 pub mod node;
 pub mod peer;
 pub mod policy;
+pub mod rpc;
 pub mod ticket;
+mod unix;
 pub mod worker;
+
+pub use codec::CodecError;

@@ -1,0 +1,370 @@
+//! One chunk on its way here as symbols: takes them in any order, knows what is missing, and asks for exactly that.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use pangea_fec::{ChunkShape, Codec, FecError, ShapeError};
+
+use crate::frame::Repair;
+
+/// How often missing symbols are asked for at most; after that the chunk has failed and is asked of someone else.
+pub const REPAIRS_MAX: u32 = 16;
+/// Missing symbols are asked for again when nothing came for this many round trips, and at least [`SILENCE_MIN`].
+const SILENCE_RTTS: u32 = 3;
+/// Shortest silence: covers delayed acknowledgements and timer slack on fast paths.
+const SILENCE_MIN: Duration = Duration::from_millis(30);
+/// After a mark, symbols that were overtaken may still come for this share of the round trip (RFC 9002: 1/8).
+const REORDER_SHARE: u32 = 8;
+/// At least this long, as RFC 9002's timer granularity.
+const REORDER_MIN: Duration = Duration::from_millis(1);
+
+/// What became of a symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is kept.
+    Kept,
+    /// It is here already, or its block is whole.
+    NotNeeded,
+    /// There is no such symbol in this chunk, or it has the wrong length.
+    Impossible,
+}
+
+/// What happened on the way, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Symbols that came, whatever became of them.
+    pub received: u64,
+    /// Data symbols rebuilt from parity.
+    pub repaired: u64,
+    /// Data symbols asked for again.
+    pub asked_again: u64,
+    /// Parity symbols that came and were not needed.
+    pub parity_unused: u64,
+}
+
+#[derive(Debug)]
+struct Block {
+    k: usize,
+    /// Which data symbols are here.
+    data: Vec<bool>,
+    data_count: usize,
+    /// Parity symbols by number, at most as many as data symbols were missing when they came.
+    parity: Vec<(usize, Vec<u8>)>,
+}
+
+impl Block {
+    fn missing(&self) -> usize {
+        self.k - self.data_count
+    }
+
+    fn is_ready(&self) -> bool {
+        self.parity.len() >= self.missing()
+    }
+}
+
+/// Memory that a chunk is put together in.
+pub trait ChunkMemory {
+    /// The whole memory; at least as long as the chunk.
+    fn space(&mut self) -> &mut [u8];
+}
+
+impl ChunkMemory for Vec<u8> {
+    fn space(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+/// One chunk being put together.
+#[derive(Debug)]
+pub struct Assembly<M> {
+    shape: ChunkShape,
+    memory: M,
+    blocks: Vec<Block>,
+    rtt: Duration,
+    /// When what is missing is asked for.
+    ask_at: Instant,
+    repairs: u32,
+    repair_queue: VecDeque<Repair>,
+    tally: Tally,
+}
+
+/// Why a chunk was not put together.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum AssemblyError {
+    /// Lengths that cannot be.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The memory is shorter than the chunk.
+    #[error("a chunk of {len} bytes does not fit its buffer")]
+    Memory {
+        /// Bytes in the chunk.
+        len: usize,
+    },
+    /// The code says no.
+    #[error(transparent)]
+    Fec(#[from] FecError),
+    /// Asked in vain.
+    #[error("symbols were still missing after asking {REPAIRS_MAX} times")]
+    GaveUp,
+}
+
+impl<M: ChunkMemory> Assembly<M> {
+    /// A chunk of `chunk_len` bytes, cut into symbols of `symbol_len`, to be put together in `memory`.
+    ///
+    /// # Errors
+    /// When the lengths cannot be.
+    pub fn new(
+        chunk_len: usize,
+        symbol_len: usize,
+        mut memory: M,
+        rtt: Duration,
+        now: Instant,
+    ) -> Result<Self, AssemblyError> {
+        let shape = ChunkShape::new(chunk_len, symbol_len)?;
+        if memory.space().len() < chunk_len {
+            return Err(AssemblyError::Memory { len: chunk_len });
+        }
+        let block = |index| {
+            let k = shape.block(index)?.k;
+            Some(Block { k, data: vec![false; k], data_count: 0, parity: Vec::new() })
+        };
+        let blocks = (0..shape.blocks()).filter_map(block).collect();
+        let mut assembly = Self {
+            shape,
+            memory,
+            blocks,
+            rtt,
+            ask_at: now,
+            repairs: 0,
+            repair_queue: VecDeque::new(),
+            tally: Tally::default(),
+        };
+        assembly.ask_at = now + assembly.silence();
+        Ok(assembly)
+    }
+
+    /// Takes a symbol that came.
+    pub fn handle_symbol(&mut self, block: u8, symbol: u8, payload: &[u8], now: Instant) -> Outcome {
+        self.tally.received += 1;
+        let (index, symbol) = (usize::from(block), usize::from(symbol));
+        let Some(state) = self.blocks.get_mut(index) else { return Outcome::Impossible };
+        if payload.len() != self.shape.symbol_len() {
+            return Outcome::Impossible;
+        }
+        let outcome = match symbol.checked_sub(state.k) {
+            None => {
+                let bytes = self.shape.bytes(index, symbol).unwrap_or_default();
+                let to = self.memory.space().get_mut(bytes.clone());
+                match (state.data.get_mut(symbol), to, payload.get(..bytes.len())) {
+                    (Some(here), Some(to), Some(from)) if !*here => {
+                        to.copy_from_slice(from);
+                        *here = true;
+                        state.data_count += 1;
+                        Outcome::Kept
+                    }
+                    _ => Outcome::NotNeeded,
+                }
+            }
+            Some(parity) => {
+                let known = state.parity.iter().any(|(number, _)| *number == parity);
+                if known || state.is_ready() {
+                    self.tally.parity_unused += 1;
+                    Outcome::NotNeeded
+                } else {
+                    state.parity.push((parity, payload.to_vec()));
+                    Outcome::Kept
+                }
+            }
+        };
+        // As long as symbols come, what is missing may be among the next.
+        self.ask_at = self.ask_at.max(now + self.silence());
+        outcome
+    }
+
+    /// The server says that it has sent all it was asked for: what is missing now is lost, or was overtaken.
+    pub fn handle_mark(&mut self, now: Instant) {
+        self.ask_at = now + (self.rtt / REORDER_SHARE).max(REORDER_MIN);
+    }
+
+    /// Enough is here to have the chunk whole.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.blocks.iter().all(Block::is_ready)
+    }
+
+    /// What to ask for now, if anything; call again until there is nothing.
+    ///
+    /// # Errors
+    /// [`AssemblyError::GaveUp`] when it was asked for too often.
+    pub fn poll_repair(&mut self, now: Instant) -> Result<Option<Repair>, AssemblyError> {
+        if let Some(repair) = self.repair_queue.pop_front() {
+            return Ok(Some(repair));
+        }
+        if self.is_ready() || now < self.ask_at {
+            return Ok(None);
+        }
+        if self.repairs >= REPAIRS_MAX {
+            return Err(AssemblyError::GaveUp);
+        }
+        self.repairs += 1;
+        // The answer takes a round trip; asked again in vain, the wait doubles.
+        let patience = (self.rtt + self.silence()) * (1 << self.repairs.min(5)) / 2;
+        self.ask_at = now + patience;
+        for (index, block) in (0..).zip(&self.blocks) {
+            // As many as parity does not make up for; which ones does not matter, so the first.
+            let lacking = block.missing().saturating_sub(block.parity.len());
+            let mut missing = [0; 32];
+            let absent = block.data.iter().enumerate().filter(|(_, here)| !**here).map(|(symbol, _)| symbol);
+            for symbol in absent.take(lacking) {
+                if let Some(byte) = missing.get_mut(symbol / 8) {
+                    *byte |= 1_u8 << (symbol % 8);
+                }
+            }
+            if lacking > 0 {
+                self.tally.asked_again += lacking as u64;
+                self.repair_queue.push_back(Repair { block: index, missing });
+            }
+        }
+        Ok(self.repair_queue.pop_front())
+    }
+
+    /// When to call [`poll_repair`](Self::poll_repair) though nothing has happened.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        self.ask_at
+    }
+
+    /// Rebuilds what is missing and gives the chunk, not yet checked against its hash.
+    ///
+    /// # Errors
+    /// When not enough is here.
+    pub fn finish(mut self, codec: &mut Codec) -> Result<(M, Range<usize>, Tally), AssemblyError> {
+        let len = self.shape.chunk_len();
+        for (index, block) in self.blocks.iter().enumerate() {
+            let parity: Vec<(usize, &[u8])> =
+                block.parity.iter().map(|(number, bytes)| (*number, &bytes[..])).collect();
+            let here = |symbol: usize| block.data.get(symbol).copied().unwrap_or(false);
+            let chunk = self.memory.space().get_mut(..len).unwrap_or_default();
+            let repaired = codec.rebuild(self.shape, chunk, index, here, &parity)?;
+            self.tally.repaired += repaired as u64;
+            self.tally.parity_unused += (block.parity.len() - repaired) as u64;
+        }
+        Ok((self.memory, 0..len, self.tally))
+    }
+
+    fn silence(&self) -> Duration {
+        (self.rtt * SILENCE_RTTS).max(SILENCE_MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spread::order;
+
+    const RTT: Duration = Duration::from_millis(50);
+
+    #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn chunk(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+    }
+
+    /// A server and a lossy path by the numbers: what is sent, and what of it arrives.
+    fn transfer(len: usize, parity: usize, lose: impl Fn(u64) -> bool) -> (Vec<u8>, Tally) {
+        let data = chunk(len);
+        let (mut codec, mut now) = (Codec::new(), start());
+        let shape = ChunkShape::new(len, 1000).unwrap();
+        let mut assembly = Assembly::new(len, 1000, vec![0; len], RTT, now).unwrap();
+        let mut to_send = order(shape, |_| parity);
+        let mut serial = 0;
+        while !assembly.is_ready() {
+            for (block, symbol) in to_send.drain(..) {
+                serial += 1;
+                if lose(serial) {
+                    continue;
+                }
+                let k = shape.block(block.into()).unwrap().k;
+                let mut bytes = vec![0; 1000];
+                match usize::from(symbol).checked_sub(k) {
+                    None => {
+                        let from = &data[shape.bytes(block.into(), symbol.into()).unwrap()];
+                        bytes[..from.len()].copy_from_slice(from);
+                    }
+                    Some(number) => codec.encode(shape, &data, block.into(), number..number + 1, &mut bytes).unwrap(),
+                }
+                assembly.handle_symbol(block, symbol, &bytes, now);
+            }
+            assembly.handle_mark(now);
+            assert_eq!(assembly.poll_repair(now), Ok(None), "overtaken symbols are waited for");
+            now = assembly.poll_timeout();
+            while let Some(repair) = assembly.poll_repair(now).unwrap() {
+                to_send.extend(repair.symbols().map(|symbol| (repair.block, symbol as u8)));
+            }
+        }
+        let (memory, range, tally) = assembly.finish(&mut codec).unwrap();
+        assert_eq!(memory[range], data);
+        (memory, tally)
+    }
+
+    #[test]
+    fn without_loss_nothing_is_asked_again_and_nothing_decoded() {
+        let (_, tally) = transfer(256 << 10, 0, |_| false);
+        assert_eq!(tally, Tally { received: 263, ..Tally::default() });
+        let (_, tally) = transfer(256 << 10, 3, |_| false);
+        assert_eq!((tally.repaired, tally.asked_again, tally.parity_unused), (0, 0, 6));
+    }
+
+    #[test]
+    fn parity_repairs_what_it_covers_and_only_the_rest_is_asked_again() {
+        // Symbols 10, 20, 30 of 263 are lost: two of block 1 and one... all covered by 3 parity symbols a block.
+        let (_, tally) = transfer(256 << 10, 3, |serial| [10, 20, 30].contains(&serial));
+        assert_eq!((tally.repaired, tally.asked_again), (3, 0));
+        // Five of one block are lost: three from parity, two asked again.
+        let (_, tally) = transfer(256 << 10, 3, |serial| [2, 4, 6, 8, 10].contains(&serial));
+        assert_eq!((tally.repaired, tally.asked_again), (3, 2));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn any_loss_below_all_is_repaired(len in 1_usize..100_000, parity in 0_usize..6, seed in any::<u64>(), pct in 0_u64..60) {
+            transfer(len, parity, |serial| (serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed) % 100 < pct);
+        }
+
+        #[test]
+        fn strange_symbols_do_no_harm(symbols in prop::collection::vec((any::<u8>(), any::<u8>(), 0_usize..1200), 0..600)) {
+            let now = start();
+            let mut assembly = Assembly::new(256 << 10, 1000, vec![0; 256 << 10], RTT, now).unwrap();
+            for (block, symbol, len) in symbols {
+                assembly.handle_symbol(block, symbol, &vec![1; len], now);
+                // Memory is bounded by the blocks' own sizes, however many symbols come.
+                prop_assert!(assembly.blocks.iter().all(|block| block.parity.len() <= block.k));
+            }
+        }
+    }
+
+    #[test]
+    fn asking_in_vain_ends() {
+        let mut now = start();
+        let mut assembly = Assembly::new(5000, 1000, vec![0; 5000], RTT, now).unwrap();
+        let mut asked = 0;
+        let error = loop {
+            now = now.max(assembly.poll_timeout());
+            match assembly.poll_repair(now) {
+                Ok(Some(_)) => asked += 1,
+                Ok(None) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((asked, error), (REPAIRS_MAX, AssemblyError::GaveUp));
+        assert!(Assembly::new(5000, 1000, vec![0; 4999], RTT, now).is_err());
+        assert!(Assembly::new(0, 1000, vec![], RTT, now).is_err());
+    }
+}

@@ -1,0 +1,423 @@
+//! One fetch of one worker: which chunk to ask of which source next.
+//!
+//! Chunks are asked for in ascending order, those first that a reader waits for. Each source has a window of chunks
+//! under way; whoever answers faster has room again sooner, so the work divides itself by speed. Near the end a chunk
+//! that is late at one source is asked of another too, and the first that verifies wins.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use pangea_ipc::chunk_set::ChunkSet;
+use pangea_ipc::content::ChunkIndex;
+
+/// Number of a source in its fetch; never used again within it.
+pub type SourceId = u32;
+
+/// Wrong chunks of one source after which it is dropped: one is proof enough.
+const BAD_MAX: u32 = 1;
+/// First pause after a source failed in passing.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Failures in a row after which a source is given up.
+const FAILURES_MAX: u32 = 8;
+/// A chunk is late when it takes this many times as long as the source's chunks took lately.
+const LATE_FACTOR: u32 = 3;
+/// No chunk is late before this: short paths have long tails.
+const LATE_MIN: Duration = Duration::from_millis(200);
+/// Sources that may have the same chunk under way at once.
+const COPIES_MAX: usize = 2;
+
+/// Why a chunk did not come from a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// In passing: busy, connection lost, too slow.
+    Transient,
+    /// The source does not hold this chunk.
+    NotHeld,
+    /// The bytes were wrong.
+    BadBytes,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Ask this source for this chunk.
+    Ask {
+        /// The source.
+        source: SourceId,
+        /// The chunk.
+        chunk: ChunkIndex,
+    },
+    /// Stop asking this source for this chunk: another was faster.
+    Forget {
+        /// The source.
+        source: SourceId,
+        /// The chunk.
+        chunk: ChunkIndex,
+    },
+    /// This source is given up. `misbehaved`: it sent wrong bytes.
+    Drop {
+        /// The source.
+        source: SourceId,
+        /// It sent wrong bytes.
+        misbehaved: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Source {
+    held: ChunkSet,
+    /// Chunks under way, and since when.
+    asked: BTreeMap<ChunkIndex, Instant>,
+    /// Smoothed time from asking to having.
+    pace: Option<Duration>,
+    failures: u32,
+    bad: u32,
+    not_before: Instant,
+}
+
+/// The state of one fetch.
+#[derive(Debug)]
+pub struct Fetch {
+    missing: ChunkSet,
+    window: usize,
+    sources: BTreeMap<SourceId, Source>,
+    priority: VecDeque<Range<ChunkIndex>>,
+    steps: VecDeque<Step>,
+    next_source: SourceId,
+}
+
+/// Ranges that readers wait for, kept at most; older ones give way.
+const PRIORITIES_MAX: usize = 16;
+
+impl Fetch {
+    /// A fetch of `missing`, with at most `window` chunks under way at each source.
+    #[must_use]
+    pub fn new(missing: ChunkSet, window: usize) -> Self {
+        Self {
+            missing,
+            window: window.max(1),
+            sources: BTreeMap::new(),
+            priority: VecDeque::new(),
+            steps: VecDeque::new(),
+            next_source: 0,
+        }
+    }
+
+    /// Chunks that are still to come.
+    #[must_use]
+    pub fn missing(&self) -> &ChunkSet {
+        &self.missing
+    }
+
+    /// Every chunk is here.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Changes the window.
+    pub fn set_window(&mut self, window: usize) {
+        self.window = window.max(1);
+    }
+
+    /// A further source, and what it holds.
+    pub fn add_source(&mut self, held: ChunkSet, now: Instant) -> SourceId {
+        let id = self.next_source;
+        self.next_source += 1;
+        let source = Source { held, asked: BTreeMap::new(), pace: None, failures: 0, bad: 0, not_before: now };
+        self.sources.insert(id, source);
+        id
+    }
+
+    /// A source holds more, or less, than was known.
+    pub fn set_held(&mut self, source: SourceId, held: ChunkSet) {
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.held = held;
+        }
+    }
+
+    /// A source is no more; what was under way there is asked of others.
+    pub fn remove_source(&mut self, source: SourceId) {
+        self.sources.remove(&source);
+    }
+
+    /// A reader waits for these chunks: they come first. The newest wish stands in front.
+    pub fn prioritise(&mut self, chunks: Range<ChunkIndex>) {
+        self.priority.push_front(chunks);
+        self.priority.truncate(PRIORITIES_MAX);
+    }
+
+    /// A chunk is here by another way.
+    pub fn handle_held(&mut self, chunk: ChunkIndex) {
+        if self.missing.remove(chunk) {
+            for (id, source) in &mut self.sources {
+                if source.asked.remove(&chunk).is_some() {
+                    self.steps.push_back(Step::Forget { source: *id, chunk });
+                }
+            }
+        }
+    }
+
+    /// A chunk came and is verified. Says whether it was still missing.
+    pub fn handle_verified(&mut self, source: SourceId, chunk: ChunkIndex, now: Instant) -> bool {
+        if let Some(state) = self.sources.get_mut(&source) {
+            if let Some(since) = state.asked.remove(&chunk) {
+                let took = now.saturating_duration_since(since);
+                state.pace = Some(state.pace.map_or(took, |pace| (pace * 7 + took) / 8));
+            }
+            state.failures = 0;
+        }
+        let news = self.missing.contains(chunk);
+        self.handle_held(chunk);
+        news
+    }
+
+    /// A chunk did not come from a source.
+    pub fn handle_failed(&mut self, source: SourceId, chunk: ChunkIndex, why: Failed, now: Instant) {
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        state.asked.remove(&chunk);
+        match why {
+            Failed::NotHeld => {
+                state.held.remove(chunk);
+            }
+            Failed::BadBytes => state.bad += 1,
+            Failed::Transient => {
+                // Many chunks that fail at once, as when a connection breaks, are one failure.
+                if state.not_before <= now {
+                    state.failures += 1;
+                    let pause = BACKOFF_MIN * (1 << (state.failures - 1).min(6));
+                    state.not_before = now + pause.min(BACKOFF_MAX);
+                }
+            }
+        }
+        let misbehaved = state.bad >= BAD_MAX;
+        if misbehaved || state.failures >= FAILURES_MAX {
+            self.sources.remove(&source);
+            self.steps.push_back(Step::Drop { source, misbehaved });
+        }
+    }
+
+    /// What to do next; `None` when there is nothing before something happens or [`poll_timeout`](Self::poll_timeout).
+    pub fn poll_step(&mut self, now: Instant) -> Option<Step> {
+        if let Some(step) = self.steps.pop_front() {
+            return Some(step);
+        }
+        if self.missing.is_empty() {
+            return None;
+        }
+        // The source with the smallest share of its window in use first, so that all start at once.
+        let mut ready: Vec<(usize, SourceId)> = self
+            .sources
+            .iter()
+            .filter(|(_, source)| source.asked.len() < self.window && source.not_before <= now)
+            .map(|(id, source)| (source.asked.len(), *id))
+            .collect();
+        ready.sort_unstable();
+        for (_, id) in ready {
+            let chunk = self.next_for(id).or_else(|| self.late_for(id, now));
+            if let (Some(chunk), Some(source)) = (chunk, self.sources.get_mut(&id)) {
+                source.asked.insert(chunk, now);
+                return Some(Step::Ask { source: id, chunk });
+            }
+        }
+        None
+    }
+
+    /// When to call [`poll_step`](Self::poll_step) though nothing has happened; `None` = no need.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let resume = self.sources.values().map(|source| source.not_before).filter(|at| *at > now);
+        let late = self
+            .sources
+            .values()
+            .flat_map(|source| source.asked.values().map(|since| *since + lateness(source)).filter(|at| *at > now));
+        resume.chain(late).min()
+    }
+
+    /// Chunks that no source has, or that are nobody's because there is no source.
+    #[must_use]
+    pub fn unobtainable(&self) -> ChunkSet {
+        let mut lacking = self.missing.clone();
+        for source in self.sources.values() {
+            lacking.subtract(&source.held);
+        }
+        lacking
+    }
+
+    /// The next chunk that a source holds and nobody was asked for.
+    fn next_for(&self, source: SourceId) -> Option<ChunkIndex> {
+        let held = &self.sources.get(&source)?.held;
+        let asked: BTreeSet<ChunkIndex> =
+            self.sources.values().flat_map(|source| source.asked.keys().copied()).collect();
+        let free = |chunk: &ChunkIndex| held.contains(*chunk) && !asked.contains(chunk);
+        let urgent = self.priority.iter().find_map(|range| {
+            let mut next = range.start;
+            loop {
+                let chunk = self.missing.next_from(next).filter(|chunk| *chunk < range.end)?;
+                if free(&chunk) {
+                    return Some(chunk);
+                }
+                next = chunk + 1;
+            }
+        });
+        urgent.or_else(|| self.missing.iter().find(free))
+    }
+
+    /// A chunk that is late elsewhere and that this source holds. Only when nothing else is left to ask for.
+    fn late_for(&self, source: SourceId, now: Instant) -> Option<ChunkIndex> {
+        let held = &self.sources.get(&source)?.held;
+        let others = self.sources.iter().filter(|(id, _)| **id != source);
+        let late = others.flat_map(|(_, other)| {
+            let late = move |since: &Instant| now.saturating_duration_since(*since) >= lateness(other);
+            other.asked.iter().filter(move |(_, since)| late(since)).map(|(chunk, _)| *chunk)
+        });
+        let copies =
+            |chunk: ChunkIndex| self.sources.values().filter(|source| source.asked.contains_key(&chunk)).count();
+        late.filter(|chunk| held.contains(*chunk) && copies(*chunk) < COPIES_MAX).min()
+    }
+}
+
+fn lateness(source: &Source) -> Duration {
+    source.pace.map_or(LATE_MIN, |pace| (pace * LATE_FACTOR).max(LATE_MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn asks(fetch: &mut Fetch, now: Instant) -> Vec<(SourceId, ChunkIndex)> {
+        std::iter::from_fn(|| match fetch.poll_step(now) {
+            Some(Step::Ask { source, chunk }) => Some((source, chunk)),
+            other => {
+                assert_eq!(other, None);
+                None
+            }
+        })
+        .collect()
+    }
+
+    #[test]
+    fn chunks_are_asked_for_in_order_within_the_window_of_each_source() {
+        let now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(10), 2);
+        let a = fetch.add_source(ChunkSet::full(10), now);
+        let b = fetch.add_source(ChunkSet::of_range(10, 5..10), now);
+        assert_eq!(asks(&mut fetch, now), [(a, 0), (b, 5), (a, 1), (b, 6)]);
+        assert!(fetch.handle_verified(b, 5, now));
+        assert_eq!(asks(&mut fetch, now), [(b, 7)]);
+        assert!(!fetch.handle_verified(b, 5, now), "a chunk counts once");
+    }
+
+    #[test]
+    fn what_a_reader_waits_for_comes_first() {
+        let now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(100), 3);
+        let a = fetch.add_source(ChunkSet::full(100), now);
+        fetch.prioritise(50..52);
+        assert_eq!(asks(&mut fetch, now), [(a, 50), (a, 51), (a, 0)]);
+    }
+
+    #[test]
+    fn a_source_that_lies_is_dropped_and_its_chunks_are_asked_of_others() {
+        let now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(2), 4);
+        let liar = fetch.add_source(ChunkSet::full(2), now);
+        assert_eq!(asks(&mut fetch, now), [(liar, 0), (liar, 1)]);
+        fetch.handle_failed(liar, 0, Failed::BadBytes, now);
+        assert_eq!(fetch.poll_step(now), Some(Step::Drop { source: liar, misbehaved: true }));
+        assert_eq!(fetch.unobtainable().count(), 2);
+        let honest = fetch.add_source(ChunkSet::full(2), now);
+        assert_eq!(asks(&mut fetch, now), [(honest, 0), (honest, 1)]);
+    }
+
+    #[test]
+    fn a_source_without_the_chunk_is_not_asked_for_it_again() {
+        let now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(1), 4);
+        let a = fetch.add_source(ChunkSet::full(1), now);
+        assert_eq!(asks(&mut fetch, now), [(a, 0)]);
+        fetch.handle_failed(a, 0, Failed::NotHeld, now);
+        assert_eq!(asks(&mut fetch, now), []);
+        assert_eq!(fetch.unobtainable().count(), 1);
+        fetch.set_held(a, ChunkSet::full(1));
+        assert_eq!(asks(&mut fetch, now), [(a, 0)]);
+    }
+
+    #[test]
+    fn a_failing_source_is_left_in_peace_longer_and_longer_and_then_given_up() {
+        let mut now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(1), 1);
+        let a = fetch.add_source(ChunkSet::full(1), now);
+        let mut pauses = Vec::new();
+        loop {
+            match fetch.poll_step(now) {
+                Some(Step::Ask { .. }) => fetch.handle_failed(a, 0, Failed::Transient, now),
+                Some(Step::Drop { source, misbehaved }) => {
+                    assert_eq!((source, misbehaved), (a, false));
+                    break;
+                }
+                None => {
+                    let next = fetch.poll_timeout(now).unwrap();
+                    pauses.push(next - now);
+                    now = next;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(pauses.len() as u32, FAILURES_MAX - 1);
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]) && pauses.last() <= Some(&BACKOFF_MAX));
+    }
+
+    #[test]
+    fn a_late_chunk_is_asked_of_a_second_source_and_the_loser_is_told() {
+        let mut now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(2), 1);
+        let slow = fetch.add_source(ChunkSet::full(2), now);
+        let fast = fetch.add_source(ChunkSet::full(2), now);
+        assert_eq!(asks(&mut fetch, now), [(slow, 0), (fast, 1)]);
+        now += Duration::from_millis(10);
+        fetch.handle_verified(fast, 1, now);
+        assert_eq!(asks(&mut fetch, now), [], "not late yet");
+        now = fetch.poll_timeout(now).unwrap();
+        assert_eq!(asks(&mut fetch, now), [(fast, 0)]);
+        assert!(fetch.handle_verified(fast, 0, now));
+        assert_eq!(fetch.poll_step(now), Some(Step::Forget { source: slow, chunk: 0 }));
+        assert!(fetch.is_done() && fetch.poll_step(now).is_none());
+    }
+
+    #[test]
+    fn work_divides_itself_by_speed() {
+        // Source 0 takes 40 ms a chunk, source 1 takes 10 ms; each works on its window one after another.
+        let mut now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(400), 4);
+        let sources =
+            [(fetch.add_source(ChunkSet::full(400), now), 40), (fetch.add_source(ChunkSet::full(400), now), 10)];
+        let mut busy_until = [now; 2];
+        let mut done = [0; 2];
+        let mut events: BTreeMap<(Instant, SourceId, ChunkIndex), ()> = BTreeMap::new();
+        while !fetch.is_done() {
+            while let Some(step) = fetch.poll_step(now) {
+                if let Step::Ask { source, chunk } = step {
+                    let ms = sources.iter().find(|(id, _)| *id == source).unwrap().1;
+                    let free = &mut busy_until[source as usize];
+                    *free = (*free).max(now) + Duration::from_millis(ms);
+                    events.insert((*free, source, chunk), ());
+                }
+            }
+            let ((at, source, chunk), ()) = events.pop_first().expect("something is under way");
+            now = at;
+            done[source as usize] += usize::from(fetch.handle_verified(source, chunk, now));
+            assert!(fetch.sources.values().all(|source| source.asked.len() <= 4));
+        }
+        assert_eq!(done[0] + done[1], 400, "each chunk counts once");
+        assert!((70..=90).contains(&done[0]), "a fifth of the work: {done:?}");
+    }
+}

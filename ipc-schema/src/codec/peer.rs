@@ -1,0 +1,146 @@
+//! `peer.capnp`.
+
+use super::common::{
+    read_chunks, read_endpoints, read_failure, read_optional, read_peer, write_chunks, write_endpoints, write_failure,
+    write_optional, write_peer,
+};
+use super::{CodecError, Result, bytes, checked, count, list, text};
+use crate::content::CHAINING_VALUE_LEN;
+use crate::generated::peer_capnp as wire;
+use crate::ids::ContentId;
+use crate::node::TEXT_MAX;
+use crate::peer::{Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, PeerRequest, PeerResponse};
+use crate::ticket::NAME_MAX;
+
+fn write_introduction(value: &Introduction, mut to: wire::introduction::Builder<'_>) -> Result<()> {
+    to.set_version(checked("version", &value.version, TEXT_MAX)?);
+    write_optional(value.listen, to.reborrow().init_listen());
+    write_endpoints(&value.workers, |count| to.init_workers(count))
+}
+
+fn read_introduction(from: wire::introduction::Reader<'_>) -> Result<Introduction> {
+    Ok(Introduction {
+        version: text("version", from.get_version()?, TEXT_MAX)?,
+        listen: read_optional(from.get_listen()?)?,
+        workers: read_endpoints(from.get_workers()?)?,
+    })
+}
+
+pub(crate) fn write_request(request: &PeerRequest, mut to: wire::request::Builder<'_>) -> Result<()> {
+    match request {
+        PeerRequest::Introduce(introduction) => write_introduction(introduction, to.init_introduce())?,
+        PeerRequest::Ping(number) => to.set_ping(*number),
+        PeerRequest::Find(content) => to.set_find(&content.0),
+        PeerRequest::Manifest { content, first, count } => {
+            let mut page = to.init_manifest();
+            page.set_content(&content.0);
+            page.set_first(*first);
+            page.set_count(*count);
+        }
+        PeerRequest::Announce { content, size } => {
+            let mut announce = to.init_announce();
+            announce.set_content(&content.0);
+            announce.set_size(*size);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn read_request(from: wire::request::Reader<'_>) -> Result<PeerRequest> {
+    use wire::request::{Announce, Find, Introduce, Manifest, Ping};
+    Ok(match from.which().map_err(CodecError::unknown("peer request"))? {
+        Introduce(introduction) => PeerRequest::Introduce(read_introduction(introduction?)?),
+        Ping(number) => PeerRequest::Ping(number),
+        Find(content) => PeerRequest::Find(ContentId(bytes("content id", content?)?)),
+        Manifest(page) => {
+            let page = page?;
+            let count = page.get_count();
+            if count > MANIFEST_PAGE_MAX {
+                return Err(CodecError::TooLong {
+                    what: "manifest page",
+                    found: count as usize,
+                    max: MANIFEST_PAGE_MAX as usize,
+                });
+            }
+            let content = ContentId(bytes("content id", page.get_content()?)?);
+            PeerRequest::Manifest { content, first: page.get_first(), count }
+        }
+        Announce(announce) => {
+            let announce = announce?;
+            let content = ContentId(bytes("content id", announce.get_content()?)?);
+            PeerRequest::Announce { content, size: announce.get_size() }
+        }
+    })
+}
+
+pub(crate) fn write_response(response: &PeerResponse, mut to: wire::response::Builder<'_>) -> Result<()> {
+    match response {
+        PeerResponse::Introduction(introduction) => write_introduction(introduction, to.init_introduction())?,
+        PeerResponse::Pong(number) => to.set_pong(*number),
+        PeerResponse::Found(found) => write_found(found, to.init_found())?,
+        PeerResponse::Manifest(values) => {
+            count("manifest page", values.len(), MANIFEST_PAGE_MAX as usize)?;
+            to.set_manifest(values.as_flattened());
+        }
+        PeerResponse::Noted => to.set_noted(()),
+        PeerResponse::Refused(failure) => write_failure(failure, to.init_refused()),
+    }
+    Ok(())
+}
+
+pub(crate) fn read_response(from: wire::response::Reader<'_>) -> Result<PeerResponse> {
+    use wire::response::{Found, Introduction, Manifest, Noted, Pong, Refused};
+    Ok(match from.which().map_err(CodecError::unknown("peer response"))? {
+        Introduction(introduction) => PeerResponse::Introduction(read_introduction(introduction?)?),
+        Pong(number) => PeerResponse::Pong(number),
+        Found(found) => PeerResponse::Found(read_found(found?)?),
+        Manifest(data) => {
+            let (values, rest) = data?.as_chunks::<CHAINING_VALUE_LEN>();
+            count("manifest page", values.len(), MANIFEST_PAGE_MAX as usize)?;
+            if !rest.is_empty() {
+                return Err(CodecError::Length {
+                    what: "chaining value",
+                    found: rest.len(),
+                    expected: CHAINING_VALUE_LEN,
+                });
+            }
+            PeerResponse::Manifest(values.to_vec())
+        }
+        Noted(()) => PeerResponse::Noted,
+        Refused(failure) => PeerResponse::Refused(read_failure(failure?)?),
+    })
+}
+
+fn write_found(found: &Found, mut to: wire::found::Builder<'_>) -> Result<()> {
+    let mut here = to.reborrow().get_here();
+    match &found.here {
+        None => here.set_nothing(()),
+        Some(value) => {
+            let mut here = here.init_some();
+            here.set_size(value.size);
+            here.set_name(checked("name", &value.name, NAME_MAX)?);
+            write_chunks(&value.held, here.init_held());
+        }
+    }
+    let mut others = to.init_others(count("other holders", found.others.len(), HOLDERS_MAX)?);
+    for (index, other) in (0..).zip(&found.others) {
+        write_peer(other, others.reborrow().get(index));
+    }
+    Ok(())
+}
+
+fn read_found(from: wire::found::Reader<'_>) -> Result<Found> {
+    use wire::found::here::{Nothing, Some};
+    let here = match from.get_here().which().map_err(CodecError::unknown("holding"))? {
+        Nothing(()) => None,
+        Some(here) => {
+            let here = here?;
+            Option::Some(FoundHere {
+                size: here.get_size(),
+                held: read_chunks(here.get_held()?)?,
+                name: text("name", here.get_name()?, NAME_MAX)?,
+            })
+        }
+    };
+    Ok(Found { here, others: list("other holders", from.get_others()?, HOLDERS_MAX, read_peer)? })
+}

@@ -1,0 +1,52 @@
+@0xb8d1c2f0a1e94c03;
+# Two controllers, inside a Noise session that has proven who they are. Both sides may ask.
+
+using Common = import "common.capnp";
+
+interface Peer {
+  call @0 (request :Request) -> (response :Response);
+}
+
+struct Introduction {
+  version @0 :Text;
+  listen @1 :Common.OptionalAddress;
+  workers @2 :List(Common.Endpoint);
+}
+
+struct Request {
+  union {
+    introduce @0 :Introduction;
+    ping @1 :UInt64;
+    find @2 :Data;
+    manifest @3 :ManifestPage;
+    announce @4 :Announce;
+  }
+}
+
+struct ManifestPage { content @0 :Data; first @1 :UInt32; count @2 :UInt32; }
+struct Announce { content @0 :Data; size @1 :UInt64; }
+
+struct Response {
+  union {
+    introduction @0 :Introduction;
+    pong @1 :UInt64;
+    found @2 :Found;
+    manifest @3 :Data;       # chaining values, 32 bytes each
+    noted @4 :Void;
+    refused @5 :Common.Failure;
+  }
+}
+
+struct Found {
+  here :union {
+    nothing @0 :Void;
+    some @1 :FoundHere;
+  }
+  others @2 :List(Common.PeerAddress);
+}
+
+struct FoundHere {
+  size @0 :UInt64;
+  held @1 :Common.ChunkSet;
+  name @2 :Text;
+}
