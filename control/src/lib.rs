@@ -3,7 +3,9 @@
 //! | module | program |
 //! |---|---|
 //! | [`controller`] | `pangea-controller`: sessions, catalog, policy, planning, worker supervision |
+//! | [`folders`] | both: where things are when nobody says otherwise |
 //! | [`ctl`] | `pangeactl`: the operator's hand on a node |
 
 pub mod controller;
 pub mod ctl;
+pub mod folders;

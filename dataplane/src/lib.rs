@@ -14,5 +14,14 @@
 //! long (sync, open, delete) go to blocking tasks.
 
 pub mod buffer;
+pub mod commands;
+pub mod counters;
+pub mod cpu;
+pub mod events;
+pub mod jobs;
+pub mod link;
 pub mod net;
+pub mod run;
+pub mod settings;
 pub mod store;
+pub mod worker;

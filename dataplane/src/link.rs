@@ -5,13 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pangea_ipc::rpc::{WorkerLink, connect_unix};
+use pangea_ipc::runtime::workers_socket;
 use pangea_ipc::worker::{EVENTS_MAX, Event, Registration};
 use tokio::time::{Instant, sleep};
 
 use crate::worker::Worker;
 
-/// Name of the controller's socket for workers in the runtime folder.
-pub const SOCKET: &str = "workers.sock";
 /// Pause before the first new try.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// Pause between tries at most: a controller that restarts is found within this.
@@ -31,7 +30,7 @@ pub struct Link {
 impl Link {
     /// Keeps the worker registered. Returns when no controller came for too long.
     pub async fn keep(self, worker: Rc<Worker>) {
-        let socket = self.runtime_dir.join(SOCKET);
+        let socket = workers_socket(&self.runtime_dir);
         let mut pause = RETRY_MIN;
         let mut away_since = Instant::now();
         loop {
@@ -65,7 +64,7 @@ impl Link {
             unreported: unreported.clone(),
             ..self.introduction.clone()
         };
-        let accepted = match link.register(registration).await {
+        let accepted = match link.register(&registration).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 worker.events.put_back(unreported);
@@ -84,7 +83,7 @@ impl Link {
             };
             debug_assert!(batch.len() <= EVENTS_MAX);
             tokio::select! {
-                reported = link.report(batch.clone()) => {
+                reported = link.report(&batch) => {
                     if let Err(error) = reported {
                         tracing::debug!(%error, "events not reported");
                         worker.events.put_back(batch);

@@ -114,7 +114,7 @@ impl Arguments {
         }
         Ok(Settings {
             worker: WorkerIndex(self.index),
-            store: self.state_dir.join("store"),
+            store: pangea_ipc::runtime::store(&self.state_dir),
             runtime_dir: self.runtime_dir,
             data_listen,
             orphan: (!self.stay).then(|| Duration::from_secs(u64::from(self.orphan_s))),

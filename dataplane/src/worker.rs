@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use pangea_fec::Codec;
 use pangea_ipc::counter;
 use pangea_ipc::failure::Failure;
-use pangea_ipc::ids::{ContentId, JobId, Revision, Token, WorkerIndex};
+use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision, Token, WorkerIndex};
 use pangea_ipc::policy::{Policy, Revised};
 use pangea_ipc::worker::{Event, JOBS_MAX, JobKind, JobStatus, PutPlan, ReadPlan, Source};
 use tokio::sync::{Notify, mpsc, watch};
@@ -70,6 +71,8 @@ pub struct Worker {
     pub events: Events,
     /// What it counts.
     pub counters: Counters,
+    /// Makes parity and rebuilds symbols.
+    pub codec: RefCell<Codec>,
     /// CPUs that it may use; `None` when the system does not say.
     pub allowed_cpus: Option<Allowed>,
     /// The CPU that it is pinned to.
@@ -77,6 +80,8 @@ pub struct Worker {
     policy: watch::Sender<Revised>,
     jobs: RefCell<HashMap<(JobId, JobKind), Rc<JobEntry>>>,
     errands: RefCell<HashMap<Token, (Errand, JobGuard)>>,
+    /// Verified bytes by node since the last sample.
+    received: RefCell<HashMap<NodeId, u64>>,
     draining: Cell<bool>,
     stop: Notify,
 }
@@ -111,6 +116,8 @@ impl Worker {
             pins: parts.pins,
             events: Events::default(),
             counters: parts.counters,
+            codec: RefCell::new(Codec::new()),
+            received: RefCell::default(),
             allowed_cpus: parts.allowed_cpus,
             cpu: Cell::new(None),
             policy: watch::Sender::new(first),
@@ -152,6 +159,16 @@ impl Worker {
         if self.events.push(event) {
             self.counters.add(counter::Id::EventsDropped, 1);
         }
+    }
+
+    /// Notes verified bytes that came from a node.
+    pub fn note_received(&self, node: NodeId, bytes: u64) {
+        *self.received.borrow_mut().entry(node).or_default() += bytes;
+    }
+
+    /// Verified bytes by node since this was last asked.
+    pub fn take_received(&self) -> HashMap<NodeId, u64> {
+        self.received.take()
     }
 
     /// Notes a new job.

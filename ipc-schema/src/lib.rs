@@ -17,6 +17,7 @@
 //! | [`peer`] | the conversation controller-controller, inside a Noise session |
 //! | [`door`] | tags of the ring records between a worker and a local program |
 //! | [`counter`] | name, unit and sentence of every published number |
+//! | [`runtime`] | names in a node's folders |
 //! | [`rpc`] | Cap'n Proto RPC over any byte stream, typed on both sides |
 
 pub mod address;
@@ -32,6 +33,7 @@ pub mod node;
 pub mod peer;
 pub mod policy;
 pub mod rpc;
+pub mod runtime;
 pub mod ticket;
 mod unix;
 pub mod worker;

@@ -70,7 +70,11 @@ impl Rings {
     /// When the system gives no descriptors.
     pub fn new(channel: Channel, alive: UnixStream) -> std::io::Result<Self> {
         let Channel { producer, consumer } = channel;
-        let watch = |bell: BorrowedFd<'_>| AsyncFd::with_interest(bell.try_clone_to_owned()?, Interest::READABLE);
+        let watch = |bell: BorrowedFd<'_>| {
+            let bell = bell.try_clone_to_owned()?;
+            #[expect(deprecated, reason = "its replacement is unsafe; an owned eventfd never becomes another file")]
+            AsyncFd::with_interest(bell, Interest::READABLE)
+        };
         let record_bell = watch(consumer.bell())?;
         let space_bell = watch(producer.bell())?;
         Ok(Self { from_program: consumer, to_program: producer, record_bell, space_bell, alive })
@@ -117,7 +121,7 @@ impl Rings {
                 let Some(to) = space.get_mut(..len) else {
                     return Err(RingsEnd::Broken(format!("{len} bytes of data where {} fit", space.len())));
                 };
-                record.copy_to(to)?;
+                record.copy_to(to);
                 Asked::Data { offset: argument, len }
             }
             door::PUT_END => Asked::End { size: argument },

@@ -167,6 +167,14 @@ impl Connections {
         opened.chain(self.incoming.borrow().values().cloned()).collect()
     }
 
+    /// Datagrams that belonged to no transfer, since this was last asked.
+    #[must_use]
+    pub fn take_refused(&self) -> u64 {
+        let outgoing = self.outgoing.borrow();
+        let open = outgoing.values().filter_map(|slot| Some(slot.try_lock().ok()?.as_ref()?.symbols.take_refused()));
+        open.sum()
+    }
+
     /// Closes everything and waits until the peers have been told.
     pub async fn close(&self) {
         self.endpoint.close(CLOSE_DONE, b"worker ends");

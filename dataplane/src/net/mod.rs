@@ -6,9 +6,14 @@
 //! | [`endpoint`] | the UDP port and the transport parameters |
 //! | [`fault`] | loses datagrams on purpose |
 //! | [`connections`] | one connection to each worker that this one asks |
+//! | [`datagrams`] | arriving symbols find their transfer |
 //! | [`ask`] | one chunk from a peer, by stream or as FEC symbols |
 //! | [`serve`] | answers the chunk requests of peers |
 
+pub mod ask;
+pub mod connections;
+pub mod datagrams;
 pub mod endpoint;
 pub mod fault;
+pub mod serve;
 pub mod tls;

@@ -308,6 +308,16 @@ impl Store {
         content::blocking(move || inventory(&root, after)).await
     }
 
+    /// Makes everything that is written durable, as far as the disk lets; before the worker ends.
+    pub async fn sync_all(&self) {
+        let open: Vec<Rc<Content>> = self.open.borrow().iter().cloned().collect();
+        for content in open {
+            if let Err(error) = self.sync(&content).await {
+                tracing::warn!(%error, "not all that was written is safe; it will be checked again");
+            }
+        }
+    }
+
     fn writable(&self) -> Result<(), StoreError> {
         match &*self.failure.borrow() {
             None => Ok(()),

@@ -1,0 +1,401 @@
+//! The node store: who is admitted, where they are, how good the path is, and when to dial and to ping.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use pangea_ipc::address::{Endpoint, PeerAddress};
+use pangea_ipc::ids::NodeId;
+use pangea_ipc::node::{LISTING_PAGE_MAX, PeerReport, PeerState};
+use pangea_ipc::worker::{PINS_MAX, PathSample, Pin};
+
+/// Peers remembered at most; further ones are refused.
+pub const PEERS_MAX: usize = LISTING_PAGE_MAX;
+/// Time between pings of a session.
+pub const PING_EVERY: Duration = Duration::from_secs(5);
+/// Pings differ from that by this share, so that the sessions of a node do not ping in step.
+const PING_JITTER: f64 = 0.2;
+/// A ping that is not answered within this time is missed.
+pub const PING_TIME: Duration = Duration::from_secs(5);
+/// Missed pings in a row after which a peer counts as degraded.
+const DEGRADED_AFTER: u32 = 1;
+/// Missed pings in a row after which its session is given up.
+pub const DEAD_AFTER: u32 = 3;
+/// Loss above which a path counts as degraded, in hundredths of a percent.
+const DEGRADED_LOSS_BP: f64 = 1000.0;
+/// First pause between tries to reach a peer.
+const DIAL_PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest such pause.
+const DIAL_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Weight of a new round-trip sample (RFC 6298).
+const RTT_WEIGHT: f64 = 0.125;
+/// Weight of a new jitter sample (RFC 3550).
+const JITTER_WEIGHT: f64 = 1.0 / 16.0;
+/// Weight of a new loss or throughput sample.
+const PATH_WEIGHT: f64 = 0.25;
+
+#[derive(Debug, Default)]
+struct Neighbour {
+    address: Option<SocketAddr>,
+    /// May open sessions to us and be served: configured or added by the operator.
+    admitted: bool,
+    has_session: bool,
+    /// When its session ended; its workers stay pinned for a while.
+    lost_at: Option<Instant>,
+    had_session: bool,
+    trouble: String,
+    workers: Vec<Endpoint>,
+    missed_pings: u32,
+    failed_dials: u32,
+    last_rtt: Option<f64>,
+    latency_us: Option<f64>,
+    jitter_us: Option<f64>,
+    loss_bp: Option<f64>,
+    throughput_bps: Option<f64>,
+    sampled_at: Option<Instant>,
+}
+
+/// All nodes that are known.
+#[derive(Debug, Default)]
+pub struct Neighbours {
+    nodes: BTreeMap<NodeId, Neighbour>,
+}
+
+/// There are as many peers as a node remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{PEERS_MAX} peers are known, the most a node remembers; remove one with: pangeactl peer rm NODEID")]
+pub struct TooManyPeers;
+
+impl Neighbours {
+    /// The operator admits a node.
+    ///
+    /// # Errors
+    /// [`TooManyPeers`].
+    pub fn admit(&mut self, peer: PeerAddress) -> Result<(), TooManyPeers> {
+        let node = self.known(peer)?;
+        node.admitted = true;
+        Ok(())
+    }
+
+    /// A node that may be asked, though it is not admitted here: named by a ticket, a user or another peer.
+    ///
+    /// # Errors
+    /// [`TooManyPeers`].
+    pub fn note(&mut self, peer: PeerAddress) -> Result<(), TooManyPeers> {
+        self.known(peer).map(|_| ())
+    }
+
+    fn known(&mut self, peer: PeerAddress) -> Result<&mut Neighbour, TooManyPeers> {
+        if self.nodes.len() >= PEERS_MAX && !self.nodes.contains_key(&peer.node) {
+            // Those that were only asked in passing give way.
+            let passing = self.nodes.iter().find(|(_, node)| !node.admitted && !node.has_session).map(|(id, _)| *id);
+            self.nodes.remove(&passing.ok_or(TooManyPeers)?);
+        }
+        let node = self.nodes.entry(peer.node).or_default();
+        if peer.address.is_some() {
+            node.address = peer.address;
+            node.failed_dials = 0;
+        }
+        Ok(node)
+    }
+
+    /// The operator forgets a node; says whether it was known.
+    pub fn remove(&mut self, node: NodeId) -> bool {
+        self.nodes.remove(&node).is_some()
+    }
+
+    /// Whether a node may open a session and be served.
+    #[must_use]
+    pub fn is_admitted(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|known| known.admitted)
+    }
+
+    /// Where a node is dialled.
+    #[must_use]
+    pub fn address(&self, node: NodeId) -> Option<SocketAddr> {
+        self.nodes.get(&node)?.address
+    }
+
+    /// Nodes that the operator admitted and that have an address: sessions to them are kept up.
+    #[must_use]
+    pub fn to_keep_up(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(_, node)| node.admitted && node.address.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// A session stands.
+    pub fn handle_session(&mut self, node: NodeId) {
+        let known = self.nodes.entry(node).or_default();
+        known.has_session = true;
+        known.had_session = true;
+        known.lost_at = None;
+        known.missed_pings = 0;
+        known.failed_dials = 0;
+        known.trouble.clear();
+    }
+
+    /// A session has ended.
+    pub fn handle_session_end(&mut self, node: NodeId, why: &str, now: Instant) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.has_session = false;
+            known.lost_at = Some(now);
+            why.clone_into(&mut known.trouble);
+        }
+    }
+
+    /// A node could not be reached; says how long to wait before the next try. `chance`: uniform in 0..1.
+    pub fn handle_dial_failed(&mut self, node: NodeId, why: &str, chance: f64) -> Duration {
+        let failed = self.nodes.get_mut(&node).map_or(0, |known| {
+            why.clone_into(&mut known.trouble);
+            known.failed_dials += 1;
+            known.failed_dials - 1
+        });
+        (DIAL_PAUSE_MIN * (1 << failed.min(10))).min(DIAL_PAUSE_MAX).mul_f64(0.75 + 0.5 * chance.clamp(0.0, 1.0))
+    }
+
+    /// How long until the next ping. `chance`: uniform in 0..1.
+    #[must_use]
+    pub fn ping_pause(chance: f64) -> Duration {
+        PING_EVERY.mul_f64(1.0 - PING_JITTER + 2.0 * PING_JITTER * chance.clamp(0.0, 1.0))
+    }
+
+    /// A ping was answered.
+    pub fn handle_pong(&mut self, node: NodeId, rtt: Duration, now: Instant) {
+        let Some(known) = self.nodes.get_mut(&node) else { return };
+        let rtt_us = rtt.as_secs_f64() * 1e6;
+        known.missed_pings = 0;
+        smooth(&mut known.latency_us, rtt_us, RTT_WEIGHT);
+        if let Some(last) = known.last_rtt.replace(rtt_us) {
+            smooth(&mut known.jitter_us, (rtt_us - last).abs(), JITTER_WEIGHT);
+        }
+        known.sampled_at = Some(now);
+    }
+
+    /// A ping was missed; says whether the session is to be given up.
+    pub fn handle_ping_missed(&mut self, node: NodeId) -> bool {
+        let Some(known) = self.nodes.get_mut(&node) else { return true };
+        known.missed_pings += 1;
+        known.missed_pings >= DEAD_AFTER
+    }
+
+    /// A worker has sampled a path to a node.
+    pub fn handle_path(&mut self, node: NodeId, sample: PathSample, now: Instant) {
+        /// Fewer packets say nothing of loss.
+        const PACKETS_MIN: u64 = 32;
+        /// Slower than this nothing was under way that would show what the path carries.
+        const BYTES_MIN: u64 = 64 << 10;
+        let Some(known) = self.nodes.get_mut(&node) else { return };
+        if sample.packets_sent >= PACKETS_MIN {
+            let share = sample.packets_lost.min(sample.packets_sent) as f64 / sample.packets_sent as f64;
+            smooth(&mut known.loss_bp, share * 10_000.0, PATH_WEIGHT);
+        }
+        if sample.bytes_received >= BYTES_MIN && sample.elapsed_ms > 0 {
+            let rate = sample.bytes_received as f64 * 1000.0 / f64::from(sample.elapsed_ms);
+            smooth(&mut known.throughput_bps, rate, PATH_WEIGHT);
+        }
+        known.sampled_at = Some(now);
+    }
+
+    /// A node told of its workers.
+    pub fn set_workers(&mut self, node: NodeId, workers: Vec<Endpoint>) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.workers = workers;
+        }
+    }
+
+    /// A node's workers, as it told; also for a while after its session ended.
+    #[must_use]
+    pub fn workers(&self, node: NodeId) -> &[Endpoint] {
+        self.nodes.get(&node).map_or(&[], |known| &known.workers)
+    }
+
+    /// The keys that may connect: those of admitted nodes with a session, or without one for less than `grace`. Second:
+    /// when the next of them expires.
+    #[must_use]
+    pub fn pins(&self, grace: Duration, now: Instant) -> (Vec<Pin>, Option<Instant>) {
+        let mut pins = Vec::new();
+        let mut next_expiry: Option<Instant> = None;
+        for (node, known) in self.nodes.iter().filter(|(_, known)| known.admitted) {
+            if !known.has_session {
+                let Some(end) = known.lost_at.map(|at| at + grace).filter(|end| *end > now) else { continue };
+                next_expiry = Some(next_expiry.map_or(end, |next| next.min(end)));
+            }
+            pins.extend(known.workers.iter().map(|worker| Pin { key: worker.key, node: *node }));
+        }
+        pins.truncate(PINS_MAX);
+        (pins, next_expiry)
+    }
+
+    /// The whole store.
+    #[must_use]
+    pub fn reports(&self, now: Instant) -> Vec<PeerReport> {
+        let report = |(node, known): (&NodeId, &Neighbour)| PeerReport {
+            node: *node,
+            address: known.address,
+            state: known.state(),
+            trouble: known.trouble.clone(),
+            workers: u16::try_from(known.workers.len()).unwrap_or(u16::MAX),
+            // Float-to-integer casts saturate.
+            latency_us: known.latency_us.map(|value| value as u32),
+            jitter_us: known.jitter_us.map(|value| value as u32),
+            loss_bp: known.loss_bp.map(|value| value as u16),
+            throughput_bps: known.throughput_bps.map(|value| value as u64),
+            sample_age_ms: known
+                .sampled_at
+                .map(|at| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)),
+        };
+        self.nodes.iter().map(report).collect()
+    }
+}
+
+impl Neighbour {
+    fn state(&self) -> PeerState {
+        let bad_path = self.loss_bp.is_some_and(|loss| loss > DEGRADED_LOSS_BP);
+        match (self.has_session, self.had_session) {
+            (true, _) if self.missed_pings >= DEGRADED_AFTER || bad_path => PeerState::Degraded,
+            (true, _) => PeerState::Active,
+            (false, true) => PeerState::Dead,
+            (false, false) => PeerState::Unknown,
+        }
+    }
+}
+
+fn smooth(value: &mut Option<f64>, sample: f64, weight: f64) {
+    *value = Some(value.map_or(sample, |value| value + weight * (sample - value)));
+}
+
+/// Of two sessions between the same nodes that were opened at once, the one to keep: that which the smaller id opened.
+/// Both nodes decide alike.
+#[must_use]
+pub fn is_kept(own: NodeId, other: NodeId, opened_here: bool) -> bool {
+    opened_here == (own < other)
+}
+
+#[cfg(test)]
+mod tests {
+    use pangea_ipc::ids::{WorkerIndex, WorkerKey};
+
+    use super::*;
+
+    const A: NodeId = NodeId([1; 32]);
+    const B: NodeId = NodeId([2; 32]);
+
+    #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn peer(node: NodeId) -> PeerAddress {
+        PeerAddress { node, address: Some("127.0.0.1:1".parse().unwrap()) }
+    }
+
+    fn worker(n: u8) -> Endpoint {
+        Endpoint { worker: WorkerIndex(0), address: "127.0.0.1:2".parse().unwrap(), key: WorkerKey([n; 32]) }
+    }
+
+    #[test]
+    fn only_nodes_that_the_operator_named_are_admitted_and_pinned() {
+        let now = start();
+        let mut store = Neighbours::default();
+        store.note(peer(A)).unwrap();
+        store.handle_session(A);
+        store.set_workers(A, vec![worker(1)]);
+        assert!(!store.is_admitted(A) && !store.is_admitted(B));
+        assert_eq!(store.pins(Duration::from_secs(60), now).0, []);
+        store.admit(peer(A)).unwrap();
+        assert!(store.is_admitted(A));
+        assert_eq!(store.pins(Duration::from_secs(60), now).0, [Pin { key: WorkerKey([1; 32]), node: A }]);
+        assert!(store.remove(A) && !store.is_admitted(A) && !store.remove(A));
+    }
+
+    #[test]
+    fn pins_outlive_a_session_by_the_grace_and_no_longer() {
+        let now = start();
+        let grace = Duration::from_secs(60);
+        let mut store = Neighbours::default();
+        store.admit(peer(A)).unwrap();
+        store.handle_session(A);
+        store.set_workers(A, vec![worker(1)]);
+        store.handle_session_end(A, "gone", now);
+        let (pins, expiry) = store.pins(grace, now + Duration::from_secs(59));
+        assert_eq!((pins.len(), expiry), (1, Some(now + grace)));
+        assert_eq!(store.pins(grace, now + grace), (vec![], None));
+        assert_eq!(store.pins(Duration::ZERO, now), (vec![], None));
+    }
+
+    #[test]
+    fn states_follow_sessions_and_pings() {
+        let now = start();
+        let mut store = Neighbours::default();
+        store.admit(peer(A)).unwrap();
+        let state = |store: &Neighbours| store.reports(now)[0].state;
+        assert_eq!(state(&store), PeerState::Unknown);
+        store.handle_session(A);
+        assert_eq!(state(&store), PeerState::Active);
+        assert!(!store.handle_ping_missed(A));
+        assert_eq!(state(&store), PeerState::Degraded);
+        store.handle_pong(A, Duration::from_millis(10), now);
+        assert_eq!(state(&store), PeerState::Active);
+        assert_eq!(
+            [store.handle_ping_missed(A), store.handle_ping_missed(A), store.handle_ping_missed(A)],
+            [false, false, true]
+        );
+        store.handle_session_end(A, "3 pings missed", now);
+        assert_eq!(state(&store), PeerState::Dead);
+        assert_eq!(store.reports(now)[0].trouble, "3 pings missed");
+    }
+
+    #[test]
+    fn figures_are_smoothed_and_have_an_age() {
+        let now = start();
+        let mut store = Neighbours::default();
+        store.admit(peer(A)).unwrap();
+        assert_eq!(store.reports(now)[0].sample_age_ms, None);
+        store.handle_pong(A, Duration::from_millis(10), now);
+        store.handle_pong(A, Duration::from_millis(18), now);
+        let sample =
+            PathSample { rtt_us: 0, packets_sent: 1000, packets_lost: 50, bytes_received: 1 << 20, elapsed_ms: 500 };
+        store.handle_path(A, sample, now);
+        store.handle_path(A, PathSample { packets_sent: 10, packets_lost: 10, bytes_received: 10, ..sample }, now);
+        let report = &store.reports(now + Duration::from_secs(2))[0];
+        assert_eq!((report.latency_us, report.jitter_us), (Some(11_000), Some(8_000)));
+        assert_eq!((report.loss_bp, report.throughput_bps), (Some(500), Some(2 << 20)));
+        assert_eq!(report.sample_age_ms, Some(2000));
+    }
+
+    #[test]
+    fn pauses_grow_and_differ() {
+        let mut store = Neighbours::default();
+        store.admit(peer(A)).unwrap();
+        let pauses: Vec<_> = (0..9).map(|_| store.handle_dial_failed(A, "refused", 0.5).as_millis()).collect();
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+        assert_eq!(Neighbours::ping_pause(0.0), Duration::from_secs(4));
+        assert_eq!(Neighbours::ping_pause(1.0), Duration::from_secs(6));
+    }
+
+    #[test]
+    fn of_two_sessions_both_sides_keep_the_same() {
+        // Opened by A: seen from A "here", from B "there".
+        assert_eq!(is_kept(A, B, true), is_kept(B, A, false));
+        assert_eq!(is_kept(A, B, false), is_kept(B, A, true));
+        assert_ne!(is_kept(A, B, true), is_kept(A, B, false));
+    }
+
+    #[test]
+    fn the_store_is_bounded_and_passing_acquaintances_give_way() {
+        let mut store = Neighbours::default();
+        let unique = |n: usize| {
+            let mut bytes = [7; 32];
+            bytes[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            NodeId(bytes)
+        };
+        for n in 0..PEERS_MAX {
+            store.note(peer(unique(n))).unwrap();
+        }
+        store.admit(peer(unique(PEERS_MAX))).unwrap();
+        assert_eq!(store.reports(start()).len(), PEERS_MAX);
+        for n in 0..PEERS_MAX {
+            let _ = store.admit(peer(unique(n)));
+        }
+        assert_eq!(store.admit(peer(NodeId([0xee; 32]))), Err(TooManyPeers));
+    }
+}

@@ -1,0 +1,301 @@
+//! What survives a restart of the controller: contents, pending puts, peers, policies, in one `redb` database.
+//!
+//! Every change is one durable transaction. Values are lines of `key=value` or plain text, so that a newer version can
+//! add fields and an older one ignore them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use pangea_control_core::catalog::Record;
+use pangea_ipc::address::PeerAddress;
+use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision};
+use pangea_ipc::policy::{Policy, Revised};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+const CONTENTS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("contents");
+const PUTS: TableDefinition<'_, u64, &str> = TableDefinition::new("pending_puts");
+const PEERS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("peers");
+const POLICIES: TableDefinition<'_, u64, &str> = TableDefinition::new("policies");
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+
+/// Name of the database in the state folder.
+pub const FILE: &str = "catalog.redb";
+/// Version of the tables; a database of a later one is refused.
+const VERSION: &str = "1";
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// It cannot be opened, read or written.
+    #[error("{}: {why}; if it is damaged, move it away: contents are found again in the store, pins and peers are not", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        why: String,
+    },
+    /// A later version made it.
+    #[error("{} is of version {found}, this program knows version {VERSION}; upgrade it", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+    },
+}
+
+/// The database.
+pub struct CatalogDb {
+    database: Database,
+    path: PathBuf,
+}
+
+/// All that was stored.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Contents.
+    pub contents: Vec<(ContentId, Record)>,
+    /// Names of puts that had not ended.
+    pub puts: BTreeMap<JobId, String>,
+    /// Peers that the operator added.
+    pub peers: Vec<PeerAddress>,
+    /// Policies that were in force.
+    pub policies: Vec<Revised>,
+    /// The policy part of the configuration under which the node last started.
+    pub configured: Option<String>,
+}
+
+impl CatalogDb {
+    /// Opens or makes the database, and reads all of it.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn open(state_dir: &Path) -> Result<(Self, Stored), DbError> {
+        let path = state_dir.join(FILE);
+        let database = Database::create(&path).map_err(|error| failed(&path, error))?;
+        let db = Self { database, path };
+        db.write(|transaction| {
+            transaction.open_table(CONTENTS)?;
+            transaction.open_table(PUTS)?;
+            transaction.open_table(PEERS)?;
+            transaction.open_table(POLICIES)?;
+            transaction.open_table(META)?;
+            Ok(())
+        })?;
+        let stored = db.read_all()?;
+        Ok((db, stored))
+    }
+
+    fn read_all(&self) -> Result<Stored, DbError> {
+        let (version, stored) = self.load().map_err(|error| failed(&self.path, error))?;
+        match version.as_deref() {
+            None => self.write(|transaction| transaction.open_table(META)?.insert("version", VERSION).map(drop).map_err(Into::into))?,
+            Some(VERSION) => {}
+            Some(found) => {
+                return Err(DbError::Version { path: self.path.clone(), found: found.to_owned() });
+            }
+        }
+        Ok(stored)
+    }
+
+    fn load(&self) -> Result<(Option<String>, Stored), redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut stored = Stored::default();
+        for entry in transaction.open_table(CONTENTS)?.iter()? {
+            let (key, value) = entry?;
+            if let Ok(id) = key.value().try_into() {
+                stored.contents.push((ContentId(id), parse_record(value.value())));
+            }
+        }
+        for entry in transaction.open_table(PUTS)?.iter()? {
+            let (key, value) = entry?;
+            stored.puts.insert(JobId(key.value()), value.value().to_owned());
+        }
+        for entry in transaction.open_table(PEERS)?.iter()? {
+            let (_, value) = entry?;
+            stored.peers.extend(value.value().parse::<PeerAddress>());
+        }
+        for entry in transaction.open_table(POLICIES)?.iter()? {
+            let (key, value) = entry?;
+            if let Some(policy) = parse_policy(value.value()) {
+                stored.policies.push(Revised { revision: Revision(key.value()), policy });
+            }
+        }
+        let meta = transaction.open_table(META)?;
+        stored.configured = meta.get("configured")?.map(|value| value.value().to_owned());
+        Ok((meta.get("version")?.map(|value| value.value().to_owned()), stored))
+    }
+
+    /// Stores a content's record, or forgets it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_content(&self, id: ContentId, record: Option<&Record>) -> Result<(), DbError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(CONTENTS)?;
+            match record {
+                Some(record) => table.insert(&id.0[..], print_record(record).as_str()).map(drop)?,
+                None => table.remove(&id.0[..]).map(drop)?,
+            }
+            Ok(())
+        })
+    }
+
+    /// Remembers the name of a put that has begun, or forgets it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_put(&self, job: JobId, name: Option<&str>) -> Result<(), DbError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(PUTS)?;
+            match name {
+                Some(name) => table.insert(job.0, name).map(drop)?,
+                None => table.remove(job.0).map(drop)?,
+            }
+            Ok(())
+        })
+    }
+
+    /// Remembers a peer, or forgets it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_peer(&self, node: NodeId, peer: Option<PeerAddress>) -> Result<(), DbError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(PEERS)?;
+            match peer {
+                Some(peer) => table.insert(&node.0[..], peer.to_string().as_str()).map(drop)?,
+                None => table.remove(&node.0[..]).map(drop)?,
+            }
+            Ok(())
+        })
+    }
+
+    /// Stores a policy and forgets those that are kept no more.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn add_policy(&self, revised: &Revised, dropped: &[Revision]) -> Result<(), DbError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(POLICIES)?;
+            table.insert(revised.revision.0, print_policy(&revised.policy).as_str())?;
+            for revision in dropped {
+                table.remove(revision.0)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Remembers the policy part of the configuration.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_configured(&self, text: &str) -> Result<(), DbError> {
+        self.write(|transaction| transaction.open_table(META)?.insert("configured", text).map(drop).map_err(Into::into))
+    }
+
+    fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), DbError> {
+        let run = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            change(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        run().map_err(|error| failed(&self.path, error))
+    }
+}
+
+fn failed(path: &Path, error: impl std::fmt::Display) -> DbError {
+    DbError::Database { path: path.to_owned(), why: error.to_string() }
+}
+
+fn print_record(record: &Record) -> String {
+    let mut lines = vec![
+        format!("size={}", record.size),
+        format!("held={}", record.chunks_held),
+        format!("disk={}", record.disk_bytes),
+        format!("pinned={}", record.pinned),
+        format!("used={}", record.used_s),
+    ];
+    lines.extend(record.providers.iter().map(|(node, at)| format!("provider={node} {at}")));
+    lines.push(format!("name={}", record.name)); // names have no line breaks: see `ticket::checked_name`
+    lines.join("\n")
+}
+
+/// A field that makes no sense is as good as absent: the store knows what is really there.
+fn parse_record(text: &str) -> Record {
+    let mut record = Record::default();
+    for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        match key {
+            "size" => record.size = value.parse().unwrap_or_default(),
+            "held" => record.chunks_held = value.parse().unwrap_or_default(),
+            "disk" => record.disk_bytes = value.parse().unwrap_or_default(),
+            "pinned" => record.pinned = value == "true",
+            "used" => record.used_s = value.parse().unwrap_or_default(),
+            "name" => value.clone_into(&mut record.name),
+            "provider" => {
+                let parsed = value.split_once(' ').and_then(|(node, at)| Some((node.parse().ok()?, at.parse().ok()?)));
+                if let Some((node, at)) = parsed {
+                    record.note_provider(node, at);
+                }
+            }
+            _ => {} // of a later version
+        }
+    }
+    record
+}
+
+/// A policy as text: one `KEY=VALUE` a line.
+#[must_use]
+pub fn print_policy(policy: &Policy) -> String {
+    policy.entries().map(|(key, value)| format!("{}={value}", key.name)).collect::<Vec<_>>().join("\n")
+}
+
+fn parse_policy(text: &str) -> Option<Policy> {
+    text.lines().try_fold(Policy::default(), Policy::with_assignment).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_survives_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = ContentId([3; 32]);
+        let node = NodeId([4; 32]);
+        let mut record = Record { name: "a = b".into(), size: 7, chunks_held: 1, disk_bytes: 4096, ..Record::default() };
+        (record.pinned, record.used_s) = (true, 99);
+        record.note_provider(node, 5);
+        let peer = PeerAddress { node, address: Some("127.0.0.1:7".parse().unwrap()) };
+        let revised = Revised { revision: Revision(2), policy: Policy { fec_max_overhead_pct: 9, ..Policy::default() } };
+        {
+            let (db, stored) = CatalogDb::open(folder.path()).unwrap();
+            assert!(stored.contents.is_empty() && stored.policies.is_empty());
+            db.set_content(id, Some(&record)).unwrap();
+            db.set_content(ContentId([9; 32]), Some(&record)).unwrap();
+            db.set_content(ContentId([9; 32]), None).unwrap();
+            db.set_put(JobId(1), Some("x")).unwrap();
+            db.set_peer(node, Some(peer)).unwrap();
+            db.add_policy(&Revised { revision: Revision(1), policy: Policy::default() }, &[]).unwrap();
+            db.add_policy(&revised, &[Revision(1)]).unwrap();
+            db.set_configured("c").unwrap();
+        }
+        let (db, stored) = CatalogDb::open(folder.path()).unwrap();
+        assert_eq!(stored.contents, [(id, record)]);
+        assert_eq!(stored.puts, BTreeMap::from([(JobId(1), "x".to_owned())]));
+        assert_eq!((stored.peers, stored.policies), (vec![peer], vec![revised]));
+        assert_eq!(stored.configured.as_deref(), Some("c"));
+        db.write(|t| t.open_table(META)?.insert("version", "2").map(drop).map_err(Into::into)).unwrap();
+        drop(db);
+        assert!(matches!(CatalogDb::open(folder.path()), Err(DbError::Version { .. })));
+    }
+
+    #[test]
+    fn a_damaged_database_is_an_error_that_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE), [7; 10_000]).unwrap();
+        let error = CatalogDb::open(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("move it away"), "{error}");
+    }
+}

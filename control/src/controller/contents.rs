@@ -1,0 +1,146 @@
+//! Contents of this node: room for them, their removal, what the catalog says against what the store has.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use pangea_ipc::failure::Failure;
+use pangea_ipc::ids::{ContentId, JobId};
+use pangea_ipc::ticket::Ticket;
+use pangea_ipc::worker::{Command, Reply};
+
+use super::node::{Node, command, count, now_s, unexpected};
+
+/// Keeps room for a job, in all; evicts what has to go.
+///
+/// # Errors
+/// When there is no room even so.
+pub async fn make_room(node: &Rc<Node>, job: JobId, bytes: u64) -> Result<(), Failure> {
+    let quota = node.policy.borrow().policy.store_quota_bytes;
+    let more = bytes.saturating_sub(node.catalog.borrow().reserved(job));
+    let victims = node.catalog.borrow().victims(more, quota, |id| node.in_use(id));
+    let victims = victims.map_err(|no_room| Failure::full(no_room.to_string()))?;
+    for victim in victims {
+        tracing::info!(content = %victim, "evicted to make room");
+        count(&node.counts.evicted);
+        delete(node, victim).await?;
+    }
+    // Others may have taken the room meanwhile.
+    if node.catalog.borrow().used().saturating_add(more) > quota {
+        return Err(Failure::full(format!("{bytes} bytes do not fit the quota of {quota} now; try again later")));
+    }
+    node.catalog.borrow_mut().reserve(job, bytes);
+    Ok(())
+}
+
+/// Forgets a content on a program's request.
+///
+/// # Errors
+/// When it is not here, pinned or in use.
+pub async fn remove(node: &Rc<Node>, id: ContentId) -> Result<(), Failure> {
+    let pinned = {
+        let catalog = node.catalog.borrow();
+        let record = catalog.get(id).filter(|record| record.chunks_held > 0 || record.disk_bytes > 0);
+        record.ok_or_else(|| not_here(id))?.pinned
+    };
+    if pinned {
+        return Err(Failure::busy(format!("content {id} is pinned; unpin it first: pangeactl unpin {id}")));
+    }
+    if node.in_use(id) {
+        return Err(Failure::busy(format!("content {id} is in use; try again when its transfers have ended")));
+    }
+    delete(node, id).await
+}
+
+async fn delete(node: &Rc<Node>, id: ContentId) -> Result<(), Failure> {
+    let workers = node.await_running().await?;
+    let last = workers.len() - 1;
+    for (at, (_, worker)) in workers.iter().enumerate() {
+        // The last one deletes, when all others have let go.
+        command(worker, &Command::Remove { content: id, delete: at == last }).await?;
+    }
+    node.catalog.borrow_mut().remove(id);
+    node.stored(node.db.set_content(id, None));
+    Ok(())
+}
+
+/// Pins or unpins a content.
+///
+/// # Errors
+/// When it is not here.
+pub fn set_pinned(node: &Rc<Node>, id: ContentId, pinned: bool) -> Result<(), Failure> {
+    if node.catalog.borrow().get(id).is_none_or(|record| record.chunks_held == 0) {
+        return Err(not_here(id));
+    }
+    node.update_content(id, |record| record.pinned = pinned);
+    Ok(())
+}
+
+/// A ticket for a content that is here.
+///
+/// # Errors
+/// When it is not here.
+pub fn ticket(node: &Node, id: ContentId, valid_s: u64) -> Result<String, Failure> {
+    let catalog = node.catalog.borrow();
+    let record = catalog.get(id).filter(|record| record.chunks_held > 0).ok_or_else(|| not_here(id))?;
+    let ticket = Ticket {
+        content: id,
+        size: record.size,
+        node: node.identity.node,
+        addresses: node.listen.get().into_iter().collect(),
+        expires_s: if valid_s == 0 { 0 } else { now_s().saturating_add(valid_s) },
+        name: record.name.clone(),
+    };
+    Ok(ticket.to_string())
+}
+
+/// The failure for a content that is not here.
+#[must_use]
+pub fn not_here(id: ContentId) -> Failure {
+    Failure::not_found(format!("content {id} is not on this node; see: pangeactl ls"))
+}
+
+/// Makes the catalog say what the store has: what the store has alone is added, what it lacks is gone.
+pub async fn reconcile(node: &Rc<Node>) {
+    if let Err(failure) = try_reconcile(node).await {
+        tracing::warn!(%failure, "the catalog could not be compared with the store");
+    }
+}
+
+async fn try_reconcile(node: &Rc<Node>) -> Result<(), Failure> {
+    let (_, worker) = node.any_worker().await?;
+    let mut here = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let page = match command(&worker, &Command::Inventory { after }).await? {
+            Reply::Inventory(page) => page,
+            other => return Err(unexpected(&other)),
+        };
+        let Some(last) = page.last() else { break };
+        after = Some(last.content);
+        for stored in page {
+            here.insert(stored.content);
+            let known = node.catalog.borrow().get(stored.content).cloned().unwrap_or_default();
+            let as_known = (known.size, known.chunks_held, known.disk_bytes);
+            if as_known != (stored.size, stored.chunks_held, stored.disk_bytes) {
+                node.update_content(stored.content, |record| {
+                    record.size = stored.size;
+                    record.chunks_held = stored.chunks_held;
+                    record.disk_bytes = stored.disk_bytes;
+                    if record.used_s == 0 {
+                        record.used_s = now_s();
+                    }
+                });
+            }
+        }
+    }
+    let lost: Vec<ContentId> = {
+        let catalog = node.catalog.borrow();
+        let gone = catalog.iter().filter(|(id, record)| record.chunks_held > 0 && !here.contains(*id));
+        gone.map(|(id, _)| *id).filter(|id| !node.in_use(*id)).collect()
+    };
+    for id in lost {
+        tracing::warn!(content = %id, "a content is no longer in the store");
+        node.update_content(id, |record| (record.chunks_held, record.disk_bytes) = (0, 0));
+    }
+    Ok(())
+}

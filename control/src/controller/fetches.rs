@@ -1,0 +1,545 @@
+//! Bringing chunks here: find who has them, prove the manifest, divide the work, mend what breaks, tell the catalog.
+//!
+//! A fetch belongs to a content, not to a program: all who want the same chunks share it, and it ends when its chunks
+//! are durable or nobody wants them any more.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pangea_control_core::plan;
+use pangea_ipc::address::PeerAddress;
+use pangea_ipc::chunk_set::ChunkSet;
+use pangea_ipc::content::{Geometry, Manifest};
+use pangea_ipc::failure::{Failure, FailureCode};
+use pangea_ipc::ids::{ContentId, JobId, NodeId, WorkerIndex};
+use pangea_ipc::node::ShareReport;
+use pangea_ipc::peer::{FoundHere, MANIFEST_PAGE_MAX, PeerRequest, PeerResponse};
+use pangea_ipc::runtime;
+use pangea_ipc::worker::{Command, FetchPlan, Share, Source};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use super::node::{Job, Node, Session, command, fresh_job, now_s, unexpected};
+use super::sessions::{ask, dial};
+
+/// A fetch for which nobody has some chunk fails after this time.
+const STARVED_TIME: Duration = Duration::from_secs(10);
+/// How often peers are asked again what they hold, while a fetch runs.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How a fetch stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Under way.
+    Running,
+    /// Every chunk is durable.
+    Done,
+    /// Ended without its goal.
+    Failed(Failure),
+}
+
+/// What one worker brings.
+#[derive(Debug)]
+struct WorkerShare {
+    job: JobId,
+    worker: WorkerIndex,
+    chunks: ChunkSet,
+    held: u32,
+    durable: u32,
+    by_node: BTreeMap<NodeId, Share>,
+    /// Still under way; one that has ended keeps its figures.
+    running: bool,
+}
+
+/// A fetch under way.
+pub struct Fetch {
+    /// The room that is kept for it goes by this id.
+    pub id: JobId,
+    /// The content.
+    pub content: ContentId,
+    /// Every chunk that it brings.
+    pub chunks: ChunkSet,
+    /// How it stands.
+    pub state: watch::Sender<State>,
+    size: u64,
+    shares: RefCell<Vec<WorkerShare>>,
+    /// Chunks that are nobody's share.
+    unassigned: RefCell<ChunkSet>,
+    users: Cell<u32>,
+    news: Notify,
+    starved_since: Cell<Option<Instant>>,
+    banned: RefCell<BTreeSet<NodeId>>,
+    trouble: RefCell<String>,
+}
+
+/// What a worker reports of its share.
+#[derive(Debug)]
+pub enum News {
+    /// Figures.
+    Progress {
+        /// Verified chunks.
+        chunks_held: u32,
+        /// Durable chunks.
+        chunks_durable: u32,
+        /// By source.
+        shares: Vec<(NodeId, Share)>,
+    },
+    /// All chunks are durable.
+    Done,
+    /// Nobody has some of them.
+    Starved,
+    /// A source was given up.
+    SourceLost {
+        /// Who.
+        peer: NodeId,
+        /// It sent wrong bytes.
+        banned: bool,
+    },
+    /// The share has ended.
+    Failed(Failure),
+}
+
+impl Fetch {
+    /// One more job wants it.
+    pub fn join(&self) {
+        self.users.set(self.users.get() + 1);
+    }
+
+    /// A job wants it no more.
+    pub fn leave(&self) {
+        self.users.set(self.users.get().saturating_sub(1));
+        self.news.notify_one();
+    }
+}
+
+/// Takes notice of what a worker reports. A share that nobody knows was begun under an earlier controller.
+pub fn handle(node: &Rc<Node>, job: JobId, news: News) {
+    let fetch = node.fetches.borrow().iter().find(|fetch| fetch.shares.borrow().iter().any(|share| share.job == job)).cloned();
+    let Some(fetch) = fetch else {
+        if matches!(news, News::Done | News::Failed(_)) {
+            let node = Rc::clone(node);
+            tokio::task::spawn_local(async move { super::contents::reconcile(&node).await });
+        }
+        return;
+    };
+    {
+        let mut shares = fetch.shares.borrow_mut();
+        let Some(share) = shares.iter_mut().find(|share| share.job == job) else { return };
+        match news {
+            News::Progress { chunks_held, chunks_durable, shares } => {
+                if chunks_held > share.held {
+                    fetch.starved_since.set(None);
+                }
+                (share.held, share.durable) = (chunks_held, chunks_durable);
+                share.by_node = shares.into_iter().collect();
+            }
+            News::Done => {
+                share.running = false;
+                (share.held, share.durable) = (share.chunks.count(), share.chunks.count());
+            }
+            News::Starved => {
+                if fetch.starved_since.get().is_none() {
+                    fetch.starved_since.set(Some(Instant::now()));
+                }
+            }
+            News::SourceLost { peer, banned } => {
+                if banned {
+                    fetch.banned.borrow_mut().insert(peer);
+                }
+            }
+            News::Failed(why) => {
+                share.running = false;
+                match why.code {
+                    // The disk is the same for all workers: another would fail alike.
+                    FailureCode::Full | FailureCode::Storage => {
+                        fetch.state.send_if_modified(|state| {
+                            let running = *state == State::Running;
+                            if running {
+                                *state = State::Failed(why);
+                            }
+                            running
+                        });
+                    }
+                    _ => {
+                        *fetch.trouble.borrow_mut() = why.text;
+                        fetch.unassigned.borrow_mut().union_with(&share.chunks);
+                    }
+                }
+            }
+        }
+    }
+    fetch.news.notify_one();
+    update_jobs(node, &fetch);
+}
+
+/// A worker has gone: what it had not brought is somebody else's now.
+pub fn worker_lost(node: &Rc<Node>, worker: WorkerIndex) {
+    for fetch in node.fetches.borrow().iter() {
+        for share in fetch.shares.borrow_mut().iter_mut().filter(|share| share.worker == worker && share.running) {
+            share.running = false;
+            fetch.unassigned.borrow_mut().union_with(&share.chunks);
+        }
+        fetch.news.notify_one();
+    }
+}
+
+/// A worker came with shares of fetches that this controller did not plan. They go on: whoever waits for them reads
+/// from the worker itself. One that does belong to a fetch here was given to others when the worker seemed lost.
+pub fn adopt(node: &Rc<Node>, worker: WorkerIndex, orphans: Vec<(JobId, Option<ContentId>)>) {
+    for (job, content) in orphans {
+        tracing::info!(%worker, %job, ?content, "a fetch of an earlier controller goes on");
+        node.orphans.borrow_mut().push((worker, job, content));
+    }
+}
+
+/// Ends what an earlier controller began for a content: a new plan takes its place.
+pub async fn cancel_orphans(node: &Rc<Node>, content: ContentId) {
+    let mine: Vec<_> = node.orphans.borrow().iter().filter(|(_, _, of)| *of == Some(content)).copied().collect();
+    node.orphans.borrow_mut().retain(|(_, _, of)| *of != Some(content));
+    for (worker, job, _) in mine {
+        let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());
+        if let Some(client) = client {
+            // It may have ended meanwhile, which is as good.
+            let _ = command(&client, &Command::Cancel(job)).await;
+        }
+    }
+}
+
+/// Tells the jobs that share a fetch how far it is.
+fn update_jobs(node: &Node, fetch: &Fetch) {
+    let sharing: Vec<Rc<Job>> = {
+        let jobs = node.jobs.borrow();
+        let shares = |job: &&Rc<Job>| job.fetches.borrow().iter().any(|shared| shared.id == fetch.id);
+        jobs.values().filter(shares).cloned().collect()
+    };
+    for job in sharing {
+        let fetches = job.fetches.borrow();
+        let (mut held, mut durable, mut reports) = (0, 0, Vec::new());
+        for fetch in fetches.iter() {
+            for share in fetch.shares.borrow().iter() {
+                held += share.held;
+                durable += share.durable;
+                reports.extend(share.by_node.iter().map(|(node, figures)| report(share.worker, *node, figures)));
+            }
+        }
+        job.change(|report| {
+            report.chunks_held = report.chunks_wanted.min(report.chunks_before + held);
+            report.chunks_durable = report.chunks_wanted.min(report.chunks_before + durable);
+            report.shares = reports;
+        });
+    }
+}
+
+fn report(worker: WorkerIndex, node: NodeId, share: &Share) -> ShareReport {
+    ShareReport {
+        worker,
+        node,
+        bytes: share.bytes,
+        chunks_by_stream: share.chunks_by_stream,
+        chunks_by_fec: share.chunks_by_fec,
+        symbols_received: share.symbols_received,
+        symbols_repaired: share.symbols_repaired,
+        symbols_asked_again: share.symbols_asked_again,
+        parity_unused: share.parity_unused,
+        chunks_bad: share.chunks_bad,
+    }
+}
+
+/// Starts a fetch of `chunks`, for which room is kept under `id`.
+pub fn start(node: &Rc<Node>, id: JobId, content: ContentId, size: u64, chunks: ChunkSet) -> Rc<Fetch> {
+    let fetch = Rc::new(Fetch {
+        id,
+        content,
+        unassigned: RefCell::new(chunks.clone()),
+        chunks,
+        state: watch::Sender::new(State::Running),
+        size,
+        shares: RefCell::default(),
+        users: Cell::new(1),
+        news: Notify::new(),
+        starved_since: Cell::new(None),
+        banned: RefCell::default(),
+        trouble: RefCell::default(),
+    });
+    node.fetches.borrow_mut().push(Rc::clone(&fetch));
+    let (node, driven) = (Rc::clone(node), Rc::clone(&fetch));
+    tokio::task::spawn_local(async move { drive(&node, &driven).await });
+    fetch
+}
+
+async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>) {
+    let result = bring(node, fetch).await;
+    let left: Vec<_> = {
+        let shares = fetch.shares.borrow();
+        shares.iter().filter(|share| share.running).map(|share| (share.worker, share.job)).collect()
+    };
+    for (worker, job) in left {
+        let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());
+        if let Some(client) = client {
+            let _ = command(&client, &Command::Cancel(job)).await; // gone is as good as cancelled
+        }
+    }
+    node.refresh_content(fetch.content).await;
+    node.update_content(fetch.content, |record| record.used_s = now_s());
+    node.catalog.borrow_mut().release(fetch.id);
+    let complete = node.catalog.borrow().get(fetch.content).is_some_and(|record| record.is_complete());
+    if complete {
+        super::sessions::announce(node, fetch.content, fetch.size);
+    }
+    node.fetches.borrow_mut().retain(|other| other.id != fetch.id);
+    tracing::info!(content = %fetch.content, ?result, "fetch ended");
+    fetch.state.send_replace(match result {
+        Ok(()) => State::Done,
+        Err(failure) => State::Failed(failure),
+    });
+}
+
+async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>) -> Result<(), Failure> {
+    let mut sources: Vec<Source> = Vec::new();
+    let mut asked_at: Option<Instant> = None;
+    let mut changes = node.sessions_changed.subscribe();
+    let mut workers_changed = node.workers_changed.subscribe();
+    loop {
+        if let State::Failed(failure) = &*fetch.state.borrow() {
+            return Err(failure.clone());
+        }
+        if fetch.users.get() == 0 {
+            return Err(Failure::cancelled("nobody waits for it any more; what is here stays"));
+        }
+        if asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+            asked_at = Some(Instant::now());
+            let news = current_sources(node, fetch).await;
+            if news != sources {
+                sources = news;
+                set_sources(node, fetch, &sources).await;
+            }
+        }
+        assign(node, fetch, &sources).await?;
+        let settled = fetch.unassigned.borrow().is_empty();
+        if settled && fetch.shares.borrow().iter().all(|share| !share.running) {
+            return Ok(());
+        }
+        if sources.is_empty() && fetch.starved_since.get().is_none() {
+            fetch.starved_since.set(Some(Instant::now()));
+        }
+        if let Some(since) = fetch.starved_since.get()
+            && since.elapsed() >= STARVED_TIME
+        {
+            return Err(starved(node, fetch, &sources));
+        }
+        tokio::select! {
+            () = fetch.news.notified() => {}
+            _ = changes.changed() => asked_at = None,
+            _ = workers_changed.changed() => {}
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+        }
+    }
+}
+
+fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
+    let sessions = node.sessions.borrow().len();
+    let banned = fetch.banned.borrow();
+    let mut text = format!(
+        "no reachable node has all of content {}: {sessions} peers are connected, {} of them hold something of it",
+        fetch.content,
+        sources.len()
+    );
+    if !banned.is_empty() {
+        text.push_str(&format!("; {} sent wrong bytes and was given up", banned.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")));
+    }
+    let trouble = fetch.trouble.borrow();
+    if !trouble.is_empty() {
+        text.push_str(&format!("; last trouble: {trouble}"));
+    }
+    text.push_str("; what is here stays: run the command again when a holder is reachable (pangeactl peer ls)");
+    let code = if banned.is_empty() { FailureCode::Unavailable } else { FailureCode::Corrupt };
+    Failure::new(code, text)
+}
+
+/// Who holds what, as far as peers with a session say now.
+async fn current_sources(node: &Rc<Node>, fetch: &Fetch) -> Vec<Source> {
+    let found = find(node, fetch.content).await;
+    let mut holders = Vec::new();
+    for (peer, here) in found {
+        if fetch.banned.borrow().contains(&peer) || here.size != fetch.size {
+            continue;
+        }
+        let endpoints = node.neighbours.borrow().workers(peer).to_vec();
+        holders.push(Source { node: peer, held: here.held, endpoints });
+    }
+    plan::sources(holders, &fetch.chunks)
+}
+
+async fn set_sources(node: &Rc<Node>, fetch: &Fetch, sources: &[Source]) {
+    let running: Vec<_> = {
+        let shares = fetch.shares.borrow();
+        shares.iter().filter(|share| share.running).map(|share| (share.worker, share.job)).collect()
+    };
+    for (worker, job) in running {
+        let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());
+        if let Some(client) = client {
+            // A share that has just ended needs none.
+            let _ = command(&client, &Command::SetSources { job, sources: sources.to_vec() }).await;
+        }
+    }
+}
+
+/// Gives chunks that are nobody's share to the workers that run.
+async fn assign(node: &Rc<Node>, fetch: &Fetch, sources: &[Source]) -> Result<(), Failure> {
+    if fetch.unassigned.borrow().is_empty() || sources.is_empty() {
+        return Ok(());
+    }
+    // A worker that was lost may have claimed chunks before it went.
+    let lost_some = !fetch.shares.borrow().is_empty();
+    if lost_some && let Some(holdings) = node.holdings(fetch.content).await? {
+        fetch.unassigned.borrow_mut().subtract(&holdings.held);
+    }
+    let workers = node.await_running().await?;
+    let indexes: Vec<WorkerIndex> = workers.iter().map(|(index, _)| *index).collect();
+    let missing = fetch.unassigned.replace(ChunkSet::empty(fetch.chunks.bound()));
+    for (index, chunks) in plan::stripe(&missing, &indexes) {
+        let Some((_, client)) = workers.iter().find(|(worker, _)| *worker == index) else { continue };
+        let job = fresh_job()?;
+        let share = WorkerShare {
+            job,
+            worker: index,
+            chunks: chunks.clone(),
+            held: 0,
+            durable: 0,
+            by_node: BTreeMap::new(),
+            running: true,
+        };
+        fetch.shares.borrow_mut().push(share);
+        let plan = FetchPlan { job, content: fetch.content, chunks: chunks.clone(), sources: sources.to_vec() };
+        if let Err(failure) = command(client, &Command::Fetch(plan)).await {
+            tracing::warn!(worker = %index, %failure, "a worker did not take its share");
+            fetch.shares.borrow_mut().retain(|share| share.job != job);
+            fetch.unassigned.borrow_mut().union_with(&chunks);
+            fetch.trouble.replace(failure.text);
+        }
+    }
+    Ok(())
+}
+
+/// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets.
+pub async fn find(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere)> {
+    let mut asked: BTreeSet<NodeId> = BTreeSet::new();
+    let mut found = Vec::new();
+    // Peers, then those whom peers tell of: hearsay of hearsay is not followed.
+    for round in 0..2 {
+        let sessions: Vec<(NodeId, Session)> = {
+            let sessions = node.sessions.borrow();
+            sessions.iter().filter(|(peer, _)| !asked.contains(*peer)).map(|(peer, s)| (*peer, s.clone())).collect()
+        };
+        asked.extend(sessions.iter().map(|(peer, _)| *peer));
+        let answers = sessions.iter().map(|(peer, session)| async move {
+            (*peer, ask(session, &PeerRequest::Find(content)).await)
+        });
+        let mut hearsay: Vec<PeerAddress> = Vec::new();
+        for (peer, answer) in futures::future::join_all(answers).await {
+            match answer {
+                Ok(PeerResponse::Found(answer)) => {
+                    found.extend(answer.here.map(|here| (peer, here)));
+                    hearsay.extend(answer.others);
+                }
+                Ok(other) => tracing::debug!(%peer, failure = %unexpected(&other), "a peer was not understood"),
+                Err(failure) => tracing::debug!(%peer, %failure, "a peer could not be asked"),
+            }
+        }
+        let follow = round == 0 && node.policy.borrow().policy.discovery_hearsay;
+        if !follow {
+            break;
+        }
+        hearsay.retain(|other| other.node != node.identity.node && !asked.contains(&other.node));
+        let dials = hearsay.into_iter().map(|other| async move {
+            if node.neighbours.borrow_mut().note(other).is_ok() {
+                // One that cannot be reached is no holder.
+                let _ = dial(node, other.node).await;
+            }
+        });
+        futures::future::join_all(dials).await;
+    }
+    for (peer, _) in &found {
+        let peer = *peer;
+        let known = node.catalog.borrow().get(content).is_some_and(|record| record.providers.contains_key(&peer));
+        if !known {
+            node.update_content(content, |record| record.note_provider(peer, now_s()));
+        }
+    }
+    found
+}
+
+/// Gets the manifest from whoever can prove one, and puts it in the store. Says the content's size and name.
+///
+/// # Errors
+/// When nobody has one that proves itself.
+pub async fn get_manifest(
+    node: &Rc<Node>,
+    content: ContentId,
+    found: &[(NodeId, FoundHere)],
+) -> Result<(u64, String), Failure> {
+    let mut trouble = String::new();
+    for (peer, here) in found {
+        let session = node.sessions.borrow().get(peer).cloned();
+        let Some(session) = session else { continue };
+        match manifest_from(&session, content, here.size).await {
+            Ok(manifest) => {
+                save_manifest(&node.settings.state_dir, manifest).await?;
+                return Ok((here.size, here.name.clone()));
+            }
+            Err(failure) => {
+                tracing::warn!(%peer, %failure, "a manifest was not proven");
+                trouble = format!("; node {peer}: {failure}");
+            }
+        }
+    }
+    Err(Failure::unavailable(format!("no reachable node gave a manifest that proves content {content}{trouble}")))
+}
+
+async fn manifest_from(session: &Session, content: ContentId, size: u64) -> Result<Manifest, Failure> {
+    /// A whole manifest is here within this time: 64 pages of half a MiB at most.
+    const MANIFEST_TIME: Duration = Duration::from_secs(60);
+    let count = Geometry::new(size).map_err(|error| Failure::invalid(error.to_string()))?.chunk_count();
+    let gather = async {
+        let mut values = Vec::new();
+        while (values.len() as u64) < u64::from(count) {
+            let first = u32::try_from(values.len()).unwrap_or(u32::MAX);
+            let page = PeerRequest::Manifest { content, first, count: (count - first).min(MANIFEST_PAGE_MAX) };
+            match ask(session, &page).await? {
+                PeerResponse::Manifest(page) if !page.is_empty() => values.extend(page),
+                PeerResponse::Manifest(_) => return Err(Failure::corrupt("its manifest is too short")),
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Manifest::prove(content, size, values).map_err(|error| Failure::corrupt(error.to_string()))
+    };
+    let late = Failure::unavailable("its manifest did not come in time");
+    timeout(MANIFEST_TIME, gather).await.unwrap_or(Err(late))
+}
+
+/// The file proves itself, so it may be written by whoever has it first.
+async fn save_manifest(state_dir: &Path, manifest: Manifest) -> Result<(), Failure> {
+    let path = runtime::manifest(state_dir, manifest.id());
+    let save = move || -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(&path);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let fresh = path.with_extension("new");
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&manifest.to_file_bytes())?;
+        file.sync_data()?;
+        std::fs::rename(&fresh, &path)?;
+        std::fs::File::open(folder)?.sync_all()
+    };
+    let saved = tokio::task::spawn_blocking(save).await.map_err(|error| Failure::internal(error.to_string()))?;
+    saved.map_err(|error| match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Failure::full(format!("no space left for a manifest: {error}"))
+        }
+        _ => Failure::storage(format!("a manifest could not be stored: {error}")),
+    })
+}

@@ -1,0 +1,223 @@
+//! A get: what is missing is fetched, and doors are opened to read it while it comes.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pangea_ipc::address::PeerAddress;
+use pangea_ipc::chunk_set::ChunkSet;
+use pangea_ipc::content::{CHUNK_SIZE, Geometry};
+use pangea_ipc::failure::Failure;
+use pangea_ipc::ids::{ContentId, JobId, Token, WorkerIndex};
+use pangea_ipc::node::{Door, Opened};
+use pangea_ipc::rpc::WorkerClient;
+use pangea_ipc::worker::{Command, ReadPlan};
+
+use super::contents::make_room;
+use super::fetches::{self, State};
+use super::node::{Job, Node, command, fresh_job, now_s};
+use super::put::door;
+use super::sessions::dial;
+
+/// How long a get for which no holder is known yet waits for sessions that are being opened.
+const HOLDER_WAIT: Duration = Duration::from_secs(2);
+
+/// Makes a content available and opens doors to read it.
+///
+/// # Errors
+/// When nobody reachable has it, there is no room, or the range is not in it.
+pub async fn open(
+    node: &Rc<Node>,
+    content: ContentId,
+    peers: Vec<PeerAddress>,
+    range: Option<Range<u64>>,
+) -> Result<(Rc<Job>, Opened), Failure> {
+    let mut dial_trouble = Vec::new();
+    if peers.iter().all(|peer| peer.node != node.identity.node) {
+        for peer in &peers {
+            let noted = node.neighbours.borrow_mut().note(*peer);
+            noted.map_err(|error| Failure::limit(error.to_string()))?;
+        }
+    }
+    let held = match node.holdings(content).await? {
+        Some(holdings) => holdings,
+        None => {
+            for peer in peers.iter().filter(|peer| peer.node != node.identity.node) {
+                if let Err(failure) = dial(node, peer.node).await {
+                    dial_trouble.push(failure);
+                }
+            }
+            learn(node, content, &dial_trouble).await?;
+            node.holdings(content).await?.ok_or_else(|| Failure::internal("a manifest vanished"))?
+        }
+    };
+    let geometry = Geometry::new(held.size).map_err(|error| Failure::invalid(error.to_string()))?;
+    let wanted = wanted(geometry, range)?;
+    let mut missing = wanted.clone();
+    missing.subtract(&held.held);
+    let id = fresh_job()?;
+    let job = Job::new(id, Some(content), held.size);
+    job.change(|report| {
+        report.chunks_wanted = wanted.count();
+        report.chunks_before = wanted.count() - missing.count();
+        (report.chunks_held, report.chunks_durable) = (report.chunks_before, report.chunks_before);
+    });
+    node.jobs.borrow_mut().insert(id, Rc::clone(&job));
+    node.update_content(content, |record| {
+        (record.size, record.used_s) = (held.size, now_s());
+    });
+    let opened = if missing.is_empty() {
+        let worker = node.any_worker().await?;
+        job.end(Ok(()));
+        open_doors(node, &job, content, vec![worker]).await
+    } else {
+        for peer in peers.iter().filter(|peer| peer.node != node.identity.node) {
+            if let Err(failure) = dial(node, peer.node).await {
+                tracing::warn!(%failure, "a named peer cannot be asked");
+            }
+        }
+        let workers = node.await_running().await?;
+        let doors = open_doors(node, &job, content, workers).await?;
+        bring(node, &job, content, held.size, missing).await.map(|()| doors)
+    };
+    if opened.is_err() {
+        leave(node, id);
+    }
+    Ok((job, opened?))
+}
+
+/// Finds out what a content is: its manifest, proven, comes into the store.
+async fn learn(node: &Rc<Node>, content: ContentId, dial_trouble: &[Failure]) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + HOLDER_WAIT;
+    let mut changes = node.sessions_changed.subscribe();
+    let found = loop {
+        let found = fetches::find(node, content).await;
+        // A node that has just started may still be dialling its peers.
+        let more = node.sessions.borrow().is_empty() && !node.neighbours.borrow().to_keep_up().is_empty();
+        if !found.is_empty() || !more || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+            break found;
+        }
+    };
+    if found.is_empty() {
+        // Trouble with the node that was named is the answer, when there is any.
+        if let Some(failure) = dial_trouble.first() {
+            return Err(failure.clone());
+        }
+        let asked = node.sessions.borrow().len();
+        return Err(Failure::not_found(format!(
+            "content {content} is not here, and none of the {asked} connected peers has it; name a holder with --peer \
+             or use a ticket (pangeactl peer ls shows who is connected)"
+        )));
+    }
+    let (size, name) = fetches::get_manifest(node, content, &found).await?;
+    node.update_content(content, |record| {
+        record.size = size;
+        if record.name.is_empty() {
+            record.name = pangea_ipc::ticket::checked_name(&name).unwrap_or_default();
+        }
+    });
+    Ok(())
+}
+
+fn wanted(geometry: Geometry, range: Option<Range<u64>>) -> Result<ChunkSet, Failure> {
+    let count = geometry.chunk_count();
+    let Some(range) = range else { return Ok(ChunkSet::full(count)) };
+    if range.start > range.end || range.end > geometry.size() {
+        let Range { start, end } = range;
+        let size = geometry.size();
+        return Err(Failure::invalid(format!("bytes {start}-{end} are not within the content, which has {size} bytes")));
+    }
+    Ok(ChunkSet::of_range(count, geometry.chunks_of(range.start, range.end)))
+}
+
+/// Shares the fetches that bring some of what is missing; starts one for the rest.
+async fn bring(
+    node: &Rc<Node>,
+    job: &Rc<Job>,
+    content: ContentId,
+    size: u64,
+    mut missing: ChunkSet,
+) -> Result<(), Failure> {
+    fetches::cancel_orphans(node, content).await;
+    for fetch in node.fetches.borrow().iter().filter(|fetch| fetch.content == content) {
+        let mut overlap = fetch.chunks.clone();
+        overlap.intersect_with(&missing);
+        if !overlap.is_empty() && *fetch.state.borrow() == State::Running {
+            fetch.join();
+            job.fetches.borrow_mut().push(Rc::clone(fetch));
+            missing.subtract(&overlap);
+        }
+    }
+    if !missing.is_empty() {
+        let limit = usize::from(node.policy.borrow().policy.transfer_jobs_max);
+        if node.fetches.borrow().len() >= limit {
+            return Err(Failure::limit(format!(
+                "{limit} fetches are under way, the most that transfer.jobs allows; try again later"
+            )));
+        }
+        let id = fresh_job()?;
+        make_room(node, id, u64::from(missing.count()) * u64::from(CHUNK_SIZE)).await?;
+        // Between the look and the start another get may have begun the same: then both bring it, which is only waste.
+        let fetch = fetches::start(node, id, content, size, missing);
+        job.fetches.borrow_mut().push(fetch);
+    }
+    let (node, job) = (Rc::clone(node), Rc::clone(job));
+    tokio::task::spawn_local(async move { watch(&node, &job).await });
+    Ok(())
+}
+
+/// Ends a job when the fetches that it shares have ended.
+async fn watch(node: &Rc<Node>, job: &Rc<Job>) {
+    let fetches = job.fetches.borrow().clone();
+    let mut result = Ok(());
+    for fetch in fetches {
+        let mut state = fetch.state.subscribe();
+        let ended = state.wait_for(|state| *state != State::Running).await;
+        if let Ok(State::Failed(failure)) = ended.as_deref() {
+            result = Err(failure.clone());
+        }
+    }
+    if result.is_ok() {
+        job.change(|report| {
+            (report.chunks_held, report.chunks_durable) = (report.chunks_wanted, report.chunks_wanted);
+        });
+    }
+    tracing::debug!(job = %job.id, ?result, "get ended");
+    let still_wanted = node.jobs.borrow().contains_key(&job.id);
+    if still_wanted {
+        job.end(result);
+    }
+}
+
+/// A program wants a get no more.
+pub fn leave(node: &Rc<Node>, job: JobId) {
+    let job = node.jobs.borrow_mut().remove(&job);
+    for fetch in job.iter().flat_map(|job| job.fetches.take()) {
+        fetch.leave();
+    }
+}
+
+async fn open_doors(
+    node: &Rc<Node>,
+    job: &Rc<Job>,
+    content: ContentId,
+    workers: Vec<(WorkerIndex, WorkerClient)>,
+) -> Result<Opened, Failure> {
+    let mut doors = Vec::new();
+    let mut trouble = None;
+    for (worker, client) in workers {
+        let token = Token::random().map_err(|error| Failure::internal(error.to_string()))?;
+        match command(&client, &Command::Read(ReadPlan { job: job.id, token, content })).await {
+            Ok(_) => doors.push(Door { worker, path: door(node, worker)?, token }),
+            Err(failure) => trouble = Some(failure), // another worker will do
+        }
+    }
+    match (doors.is_empty(), trouble) {
+        (true, Some(failure)) => Err(failure),
+        _ => {
+            let name = node.catalog.borrow().get(content).map(|record| record.name.clone()).unwrap_or_default();
+            let size = job.report.borrow().size;
+            Ok(Opened { job: job.id, size, name, doors })
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A put: room is made, a worker takes the bytes, the catalog learns the content's id and name.
+
+use std::rc::Rc;
+
+use pangea_ipc::failure::Failure;
+use pangea_ipc::ids::{ContentId, JobId, Token, WorkerIndex};
+use pangea_ipc::node::{Door, JobState, Opened};
+use pangea_ipc::ticket::checked_name;
+use pangea_ipc::worker::{Command, PutPlan};
+
+use super::contents::make_room;
+use super::node::{Job, Node, command, fresh_job, now_s};
+use super::sessions::announce;
+
+/// Room that a put of unknown size gets at first and whenever it has nearly used it.
+const ALLOWANCE_STEP: u64 = 64 << 20;
+
+/// Begins a put.
+///
+/// # Errors
+/// When there is no room, or no worker takes it.
+pub async fn open(node: &Rc<Node>, name: &str, size: Option<u64>) -> Result<(Rc<Job>, Opened), Failure> {
+    let id = fresh_job()?;
+    let allowance = size.unwrap_or(ALLOWANCE_STEP);
+    make_room(node, id, allowance).await?;
+    let job = Job::new(id, None, size.unwrap_or(0));
+    let opened = open_door(node, &job, name, allowance).await;
+    if opened.is_err() {
+        forget(node, id);
+    }
+    Ok((job, opened?))
+}
+
+async fn open_door(node: &Rc<Node>, job: &Rc<Job>, name: &str, allowance: u64) -> Result<Opened, Failure> {
+    let name = checked_name(name).unwrap_or_default();
+    let (worker, client) = node.any_worker().await?;
+    let token = Token::random().map_err(|error| Failure::internal(error.to_string()))?;
+    // On disk before the first byte moves: also a controller that crashes now will know the name.
+    node.puts.borrow_mut().insert(job.id, name.clone());
+    node.stored(node.db.set_put(job.id, Some(&name)));
+    command(&client, &Command::Put(PutPlan { job: job.id, token, allowance })).await?;
+    node.jobs.borrow_mut().insert(job.id, Rc::clone(job));
+    let path = door(node, worker)?;
+    let size = job.report.borrow().size;
+    Ok(Opened { job: job.id, size, name, doors: vec![Door { worker, path, token }] })
+}
+
+/// A worker's door.
+///
+/// # Errors
+/// When the worker has gone.
+pub fn door(node: &Node, worker: WorkerIndex) -> Result<String, Failure> {
+    let workers = node.workers.borrow();
+    let gone = || Failure::unavailable(format!("worker {worker} has just gone; run the command again"));
+    workers.get(&worker).map(|worker| worker.registration.door.clone()).ok_or_else(gone)
+}
+
+/// A worker has a put safe. Also one that an earlier controller began.
+pub async fn done(node: &Rc<Node>, job: JobId, content: ContentId, size: u64) {
+    let name = forget(node, job);
+    tracing::info!(%job, %content, size, name, "content put");
+    node.refresh_content(content).await;
+    node.update_content(content, |record| {
+        record.size = size;
+        record.used_s = now_s();
+        if let Some(name) = name.filter(|name| !name.is_empty()) {
+            record.name = name;
+        }
+    });
+    let known = node.jobs.borrow().get(&job).cloned();
+    if let Some(job) = known {
+        job.change(|report| {
+            report.content = Some(content);
+            report.size = size;
+            report.state = JobState::Done;
+        });
+    }
+    announce(node, content, size);
+}
+
+/// A job has failed; says whether it was a put.
+pub fn failed(node: &Rc<Node>, job: JobId, why: &Failure) -> bool {
+    let Some(_name) = forget(node, job) else { return false };
+    tracing::info!(%job, %why, "put failed");
+    let known = node.jobs.borrow().get(&job).cloned();
+    if let Some(job) = known {
+        job.end(Err(why.clone()));
+    }
+    true
+}
+
+/// A put of unknown size needs more room.
+pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, stored: u64) {
+    let allowance = stored.saturating_add(ALLOWANCE_STEP);
+    if node.catalog.borrow().reserved(job) >= allowance {
+        return;
+    }
+    let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());
+    let Some(client) = client else { return };
+    let granted = match make_room(node, job, allowance).await {
+        Ok(()) => command(&client, &Command::Allow { job, allowance }).await.map(drop),
+        Err(full) => {
+            let cancelled = command(&client, &Command::Cancel(job)).await;
+            tracing::debug!(?cancelled, "a put that does not fit was cancelled");
+            Err(full)
+        }
+    };
+    if let Err(why) = granted {
+        failed(node, job, &why);
+    }
+}
+
+/// Gives back what is kept for a put; says its name, when there was one.
+pub fn forget(node: &Node, job: JobId) -> Option<String> {
+    node.catalog.borrow_mut().release(job);
+    let name = node.puts.borrow_mut().remove(&job);
+    if name.is_some() {
+        node.stored(node.db.set_put(job, None));
+    }
+    name
+}

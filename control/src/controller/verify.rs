@@ -1,0 +1,120 @@
+//! Verify: everything held is read again; what is wrong is fetched again from peers, or named as lost.
+
+use std::rc::Rc;
+
+use pangea_ipc::chunk_set::ChunkSet;
+use pangea_ipc::content::CHUNK_SIZE;
+use pangea_ipc::failure::Failure;
+use pangea_ipc::ids::ContentId;
+use pangea_ipc::node::Opened;
+use pangea_ipc::worker::Command;
+use tokio::sync::oneshot;
+
+use super::contents::{make_room, not_here};
+use super::fetches::{self, State};
+use super::node::{Job, Node, Verified, command, fresh_job};
+
+/// Begins a verify of one content, or of all.
+///
+/// # Errors
+/// When the content is not here.
+pub async fn open(node: &Rc<Node>, content: Option<ContentId>) -> Result<(Rc<Job>, Opened), Failure> {
+    let contents: Vec<(ContentId, u64, u32)> = {
+        let catalog = node.catalog.borrow();
+        let here = catalog.iter().filter(|(id, record)| {
+            record.chunks_held > 0 && content.is_none_or(|wanted| wanted == **id)
+        });
+        here.map(|(id, record)| (*id, record.size, record.chunks_held)).collect()
+    };
+    if let (Some(wanted), true) = (content, contents.is_empty()) {
+        return Err(not_here(wanted));
+    }
+    let job = Job::new(fresh_job()?, content, contents.iter().map(|(_, size, _)| size).sum());
+    job.change(|report| report.chunks_wanted = contents.iter().map(|(_, _, held)| held).sum());
+    node.jobs.borrow_mut().insert(job.id, Rc::clone(&job));
+    let (node, running) = (Rc::clone(node), Rc::clone(&job));
+    tokio::task::spawn_local(async move {
+        let mut result = Ok(());
+        for (id, size, _) in contents {
+            if let Err(failure) = one(&node, &running, id, size).await {
+                result = Err(failure);
+            }
+        }
+        running.end(result);
+    });
+    let opened = Opened { job: job.id, size: job.report.borrow().size, name: String::new(), doors: Vec::new() };
+    Ok((job, opened))
+}
+
+async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Result<(), Failure> {
+    let (good, bad) = read_again(node, id).await?;
+    job.change(|report| {
+        report.chunks_held += good;
+        report.chunks_durable += good;
+        report.chunks_bad += bad.count();
+    });
+    if bad.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(content = %id, bad = bad.count(), "chunks on disk were wrong; repairing");
+    // Other workers believe what they read of the bitmap before.
+    for (_, worker) in node.running() {
+        let _ = command(&worker, &Command::Holdings(id)).await;
+    }
+    let repaired = repair(node, id, size, bad.clone()).await;
+    let lost = match node.holdings(id).await? {
+        Some(holdings) => {
+            let mut lost = bad.clone();
+            lost.subtract(&holdings.held);
+            lost.count()
+        }
+        None => bad.count(),
+    };
+    job.change(|report| {
+        report.chunks_lost += lost;
+        report.chunks_held += bad.count() - lost;
+        report.chunks_durable += bad.count() - lost;
+    });
+    repaired.map_err(|failure| {
+        Failure::corrupt(format!("content {id}: {lost} chunks are lost and could not be had again: {failure}"))
+    })
+}
+
+async fn read_again(node: &Rc<Node>, id: ContentId) -> Verified {
+    let (_, worker) = node.any_worker().await?;
+    let job = fresh_job()?;
+    let (tell, told) = oneshot::channel();
+    node.verifies.borrow_mut().insert(job, tell);
+    if let Err(failure) = command(&worker, &Command::Verify { job, content: id }).await {
+        node.verifies.borrow_mut().remove(&job);
+        return Err(failure);
+    }
+    let mut changes = node.workers_changed.subscribe();
+    tokio::pin!(told);
+    loop {
+        tokio::select! {
+            result = &mut told => {
+                return result.unwrap_or_else(|_| Err(Failure::internal("the verify was forgotten")));
+            }
+            _ = changes.changed() => {
+                // The worker that reads may have gone.
+                if command(&worker, &Command::Status).await.is_err() {
+                    node.verifies.borrow_mut().remove(&job);
+                    return Err(Failure::unavailable("the worker that verified has gone; run the command again"));
+                }
+            }
+        }
+    }
+}
+
+async fn repair(node: &Rc<Node>, id: ContentId, size: u64, bad: ChunkSet) -> Result<(), Failure> {
+    let reservation = fresh_job()?;
+    make_room(node, reservation, u64::from(bad.count()) * u64::from(CHUNK_SIZE)).await?;
+    let fetch = fetches::start(node, reservation, id, size, bad);
+    let mut state = fetch.state.subscribe();
+    let ended = state.wait_for(|state| *state != State::Running).await;
+    match ended.as_deref() {
+        Ok(State::Failed(failure)) => Err(failure.clone()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,236 @@
+//! Puts a worker together and runs it until it is told to end.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pangea_ipc::counter::{self, Id};
+use pangea_ipc::ids::{NodeId, Revision, WorkerIndex, WorkerKey};
+use pangea_ipc::rpc::{ListenError, listen_unix};
+use pangea_ipc::runtime;
+use pangea_ipc::worker::{Event, PathSample, Registration};
+use pangea_ring::{CountersSegment, reap_stale};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::counters::Counters;
+use crate::cpu::Allowed;
+use crate::jobs::door;
+use crate::link::Link;
+use crate::net::connections::Connections;
+use crate::net::endpoint::{self, EndpointError};
+use crate::net::serve;
+use crate::net::tls::{Identity, KeyError, Pins};
+use crate::settings::Settings;
+use crate::store::{Store, StoreError};
+use crate::worker::{Parts, Worker};
+
+/// How often counters are copied to their segment and the watchdog is told.
+const PUBLISH_EVERY: Duration = Duration::from_millis(250);
+/// How often paths are sampled.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a worker could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A folder or file of the runtime folder.
+    #[error("{}: {source}", path.display())]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another worker of this number lives.
+    #[error("worker {worker} runs already (it holds {}); use another --index or stop it", path.display())]
+    Running {
+        /// Its number.
+        worker: WorkerIndex,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The system refuses threads, timers or signals.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// The UDP port cannot be had.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// No key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The door cannot be opened.
+    #[error(transparent)]
+    Door(#[from] ListenError),
+}
+
+/// Runs a worker until it is told to end, by its controller or by a signal.
+///
+/// # Errors
+/// When it cannot be set up.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<(), RunError> {
+    let index = settings.worker;
+    let allowed_cpus = Allowed::now();
+    create_folder(&settings.runtime_dir)?;
+    let _lock = lock(&runtime::worker_lock(&settings.runtime_dir, index), index)?;
+    let store = Store::open(settings.store.clone(), index).await?;
+    let identity = Arc::new(Identity::generate()?);
+    let pins = Pins::default();
+    let dropped = Arc::new(AtomicU64::new(0));
+    let fault = settings.fault.map(|fault| (fault, Arc::clone(&dropped)));
+    if let Some((fault, _)) = &fault {
+        tracing::warn!(loss_pct = fault.loss_pct, "the fault switch is on: datagrams are lost on purpose");
+    }
+    let quic = endpoint::open(settings.data_listen, &identity, &pins, fault)?;
+    let address = quic.local_addr()?;
+    let door_path = runtime::worker_door(&settings.runtime_dir, index);
+    let door_listener = listen_unix(&door_path).await?;
+    let segment_name = runtime::counters_name(&settings.runtime_dir, index);
+    reap_stale(&segment_name);
+    let segment = CountersSegment::create(&segment_name, counter::count());
+    let segment = segment.map_err(|error| tracing::warn!(%error, "counters are not published")).ok();
+    let key = identity.key();
+    let worker = Worker::new(Parts {
+        index,
+        store,
+        connections: Connections::new(quic, identity),
+        pins,
+        counters: Counters::new(segment),
+        allowed_cpus,
+    });
+    let link = Link {
+        introduction: Registration {
+            worker: index,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address,
+            key,
+            door: door_path.display().to_string(),
+            counters: segment_name,
+            cpu: None,
+            revision: Revision(0),
+            jobs: Vec::new(),
+            unreported: Vec::new(),
+        },
+        runtime_dir: settings.runtime_dir.clone(),
+        orphan: settings.orphan,
+    };
+    tokio::task::spawn_local(door::serve(Rc::clone(&worker), door_listener));
+    tokio::task::spawn_local(serve::serve(Rc::clone(&worker)));
+    tokio::task::spawn_local(publish(Rc::clone(&worker), dropped));
+    tokio::task::spawn_local(sample(Rc::clone(&worker)));
+    tokio::task::spawn_local(watch_store(Rc::clone(&worker)));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Without systemd there is nobody to notify, which is no error.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(worker = %index, %address, %key, "ready");
+    tokio::select! {
+        () = link.keep(Rc::clone(&worker)) => {}
+        () = worker.stopped() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!(worker = %index, "ending");
+    worker.store.sync_all().await;
+    worker.connections.close().await;
+    let _ = std::fs::remove_file(&door_path); // a stale one is replaced at the next start
+    Ok(())
+}
+
+fn create_folder(folder: &Path) -> Result<(), RunError> {
+    let failed = |source| RunError::Path { path: folder.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)
+}
+
+/// Held as long as the worker lives, however it ends; by it a controller tells the living from the dead.
+fn lock(path: &Path, worker: WorkerIndex) -> Result<File, RunError> {
+    let failed = |source| RunError::Path { path: path.to_owned(), source };
+    let mut file =
+        File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Err(RunError::Running { worker, path: path.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(failed)?;
+    Ok(file)
+}
+
+async fn publish(worker: Rc<Worker>, dropped: Arc<AtomicU64>) {
+    let mut tick = interval(PUBLISH_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        worker.counters.set(Id::DatagramsDropped, dropped.load(Ordering::Relaxed));
+        worker.counters.set(Id::BuffersFree, worker.buffers.free() as u64);
+        worker.counters.publish();
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+async fn watch_store(worker: Rc<Worker>) {
+    let mut failure = worker.store.failure();
+    while failure.changed().await.is_ok() {
+        let known = failure.borrow_and_update().clone();
+        if let Some(failure) = known {
+            worker.report(Event::StoreFailed(failure));
+        }
+    }
+}
+
+/// Reports what the paths to peers show.
+async fn sample(worker: Rc<Worker>) {
+    let totals: RefCell<HashMap<usize, (u64, u64)>> = RefCell::default();
+    let mut tick = interval(SAMPLE_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    loop {
+        tick.tick().await;
+        let elapsed_ms = u32::try_from(last.elapsed().as_millis()).unwrap_or(u32::MAX);
+        last = Instant::now();
+        let connections = worker.connections.all();
+        worker.counters.set(Id::Connections, connections.len() as u64);
+        worker.counters.add(Id::SymbolsRefused, worker.connections.take_refused());
+        let mut received = worker.take_received();
+        let mut seen = HashMap::new();
+        for (node, connection) in connections.iter().filter_map(|(key, quic)| Some((node_of(&worker, *key)?, quic))) {
+            let path = connection.stats().path;
+            let now = (path.sent_packets, path.lost_packets);
+            let before = totals.borrow().get(&connection.stable_id()).copied().unwrap_or_default();
+            seen.insert(connection.stable_id(), now);
+            let sample = PathSample {
+                rtt_us: u32::try_from(path.rtt.as_micros()).unwrap_or(u32::MAX),
+                packets_sent: now.0.saturating_sub(before.0),
+                packets_lost: now.1.saturating_sub(before.1),
+                bytes_received: received.remove(&node).unwrap_or(0),
+                elapsed_ms,
+            };
+            if sample.packets_sent > 0 || sample.bytes_received > 0 {
+                worker.report(Event::Path { node, sample });
+            }
+        }
+        totals.replace(seen);
+    }
+}
+
+fn node_of(worker: &Worker, key: WorkerKey) -> Option<NodeId> {
+    worker.pins.node(key)
+}
