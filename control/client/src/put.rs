@@ -1,0 +1,119 @@
+//! A put: bytes go from a file or stream straight into a worker's ring; the content id comes back.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use pangea_ipc::content::CHUNK_SIZE;
+use pangea_ipc::door;
+use pangea_ipc::ids::ContentId;
+use pangea_ipc::node::Request;
+use pangea_ring::RingError;
+
+use crate::client::Client;
+use crate::door::{OpenDoor, failure_in};
+use crate::error::ClientError;
+
+/// Bytes in one record of a put: large enough to be cheap, small enough that the worker starts early.
+const RECORD: usize = CHUNK_SIZE as usize;
+
+/// What is known of a put beforehand.
+#[derive(Debug, Clone, Default)]
+pub struct PutOptions {
+    /// A name for listings, tickets and downloads; may be empty.
+    pub name: String,
+    /// Bytes to come, when known: room is made for them before the first.
+    pub size: Option<u64>,
+}
+
+/// A put that is verified and synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutOutcome {
+    /// What the bytes are called from now on.
+    pub content: ContentId,
+    /// How many there were.
+    pub size: u64,
+}
+
+impl Client {
+    /// Puts everything that `source` gives from where it stands to its end. `progress` sees the bytes sent so far.
+    ///
+    /// # Errors
+    /// When `source` cannot be read, there is no room, or the worker goes away; then nothing was kept.
+    pub fn put(
+        &self,
+        source: impl AsFd,
+        options: PutOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<PutOutcome, ClientError> {
+        let opened = self.opened(Request::Put { name: options.name, size: options.size })?;
+        let door = opened.doors.first().ok_or(ClientError::Unexpected)?;
+        let mut door = OpenDoor::open(door)?;
+        match send(&mut door, source.as_fd(), progress) {
+            Ok(()) => finish(&mut door),
+            // The worker has said why before it closed, if it could.
+            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => finish(&mut door),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn send(door: &mut OpenDoor, source: BorrowedFd<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), ClientError> {
+    let producer = &mut door.channel.producer;
+    let mut sent: u64 = 0;
+    loop {
+        let claim = producer.try_claim(door::PUT_DATA, sent, RECORD).map_err(ClientError::Ring)?;
+        let Some(mut claim) = claim else {
+            producer.wait_space(RECORD, door.alive.as_fd(), None).map_err(ClientError::Ring)?;
+            continue;
+        };
+        let mut filled = 0;
+        while filled < RECORD {
+            match claim.read_from(filled, source, None) {
+                Ok(0) => break,
+                Ok(more) => filled += more,
+                Err(RingError::System { errno: nix::errno::Errno::EINTR, .. }) => {}
+                Err(RingError::System { errno, .. }) => {
+                    let source = std::io::Error::from_raw_os_error(errno as i32);
+                    return Err(ClientError::Io { what: "reading what is to be put".to_owned(), source });
+                }
+                Err(other) => return Err(ClientError::Ring(other)),
+            }
+        }
+        if filled == 0 {
+            drop(claim);
+            break;
+        }
+        claim.publish(filled);
+        sent += filled as u64;
+        progress(sent);
+    }
+    loop {
+        if producer.try_push(door::PUT_END, sent, &[]).map_err(ClientError::Ring)? {
+            return Ok(());
+        }
+        producer.wait_space(0, door.alive.as_fd(), None).map_err(ClientError::Ring)?;
+    }
+}
+
+fn finish(door: &mut OpenDoor) -> Result<PutOutcome, ClientError> {
+    let consumer = &mut door.channel.consumer;
+    loop {
+        match consumer.wait_record(door.alive.as_fd(), None) {
+            Ok(()) => {}
+            Err(RingError::Closed | RingError::PeerGone) => return Err(ClientError::WorkersGone),
+            Err(other) => return Err(ClientError::Ring(other)),
+        }
+        let Some(record) = consumer.try_peek().map_err(ClientError::Ring)? else { continue };
+        let (tag, arg) = (record.tag(), record.arg());
+        let mut payload = vec![0; record.len()];
+        record.copy_to(&mut payload);
+        record.release();
+        match tag {
+            door::PUT_DONE => {
+                let id = payload.try_into().map_err(|_| ClientError::Protocol("a content id of wrong length".to_owned()))?;
+                return Ok(PutOutcome { content: ContentId(id), size: arg });
+            }
+            door::FAILED => return Err(failure_in(arg, &payload).into()),
+            other => return Err(ClientError::Protocol(format!("tag {other} in a put"))),
+        }
+    }
+}
