@@ -88,7 +88,8 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let index = settings.worker;
     let allowed_cpus = Allowed::now();
     create_folder(&settings.runtime_dir)?;
-    let _lock = lock(&runtime::worker_lock(&settings.runtime_dir, index), index)?;
+    // Held until the process is gone, not just until this function returns: whoever waits for it waits for all of it.
+    std::mem::forget(lock(&runtime::worker_lock(&settings.runtime_dir, index), index)?);
     let store = Store::open(settings.store.clone(), index).await?;
     let identity = Arc::new(Identity::generate()?);
     let pins = Pins::default();

@@ -47,10 +47,15 @@ impl Client {
         let opened = self.opened(Request::Put { name: options.name, size: options.size })?;
         let door = opened.doors.first().ok_or(ClientError::Unexpected)?;
         let mut door = OpenDoor::open(door)?;
-        match send(&mut door, source.as_fd(), progress) {
-            Ok(()) => finish(&mut door),
+        let outcome = match send(&mut door, source.as_fd(), progress) {
+            Ok(()) => finish(&mut door)?,
             // The worker has said why before it closed, if it could.
-            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => finish(&mut door),
+            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => finish(&mut door)?,
+            Err(error) => return Err(error),
+        };
+        // The content is safe. That the catalog knows it too is worth waiting for, but not worth failing for.
+        match self.wait(opened.job, &mut |_| {}) {
+            Ok(_) | Err(ClientError::ControllerGone) => Ok(outcome),
             Err(error) => Err(error),
         }
     }
