@@ -164,8 +164,7 @@ fn create_folder(folder: &Path) -> Result<(), RunError> {
 /// Held as long as the worker lives, however it ends; by it a controller tells the living from the dead.
 fn lock(path: &Path, worker: WorkerIndex) -> Result<File, RunError> {
     let failed = |source| RunError::Path { path: path.to_owned(), source };
-    let mut file =
-        File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+    let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => return Err(RunError::Running { worker, path: path.to_owned() }),

@@ -17,7 +17,11 @@ pub const FAULTS_VARIABLE: &str = "PANGEA_FAULTS";
 ///
 /// Usually started by pangea-controller or by systemd (pangea-worker@N.service), not by hand.
 #[derive(Debug, Parser)]
-#[command(name = "pangea-worker", version, after_help = "Example:\n  pangea-worker --index 0 --state-dir /var/lib/pangea --runtime-dir /run/pangea --data-listen 0.0.0.0:7441\n\nExit status: 0 = asked to stop, 1 = could not run, 2 = wrong usage.")]
+#[command(
+    name = "pangea-worker",
+    version,
+    after_help = "Example:\n  pangea-worker --index 0 --state-dir /var/lib/pangea --runtime-dir /run/pangea --data-listen 0.0.0.0:7441\n\nExit status: 0 = asked to stop, 1 = could not run, 2 = wrong usage."
+)]
 pub struct Arguments {
     /// Number of this worker on its node; also its NIC queue
     #[arg(long, value_name = "N")]
@@ -107,9 +111,10 @@ impl Arguments {
         };
         let mut data_listen = self.data_listen;
         if self.port_plus_index && data_listen.port() != 0 {
-            let port = data_listen.port().checked_add(self.index).ok_or_else(|| {
-                format!("--data-listen {data_listen}: there is no port {} above it", self.index)
-            })?;
+            let port = data_listen
+                .port()
+                .checked_add(self.index)
+                .ok_or_else(|| format!("--data-listen {data_listen}: there is no port {} above it", self.index))?;
             data_listen.set_port(port);
         }
         Ok(Settings {

@@ -376,7 +376,13 @@ impl WorkerLink {
         codec::worker::write_registration(registration, call.get().init_registration()).map_err(RpcError::Request)?;
         call.get().set_worker(self.worker.clone());
         let answer = call.send().promise.await?;
-        match answer.get()?.get_result()?.which().map_err(CodecError::unknown("register result")).map_err(RpcError::Answer)? {
+        match answer
+            .get()?
+            .get_result()?
+            .which()
+            .map_err(CodecError::unknown("register result"))
+            .map_err(RpcError::Answer)?
+        {
             worker_capnp::register_result::Accepted(accepted) => {
                 let accepted = accepted?;
                 let policy = codec::common::read_policy(accepted.get_policy()?).map_err(RpcError::Answer)?;
@@ -404,7 +410,10 @@ impl WorkerLink {
 }
 
 /// Polls a call and its driver together, for callers without a task to spare.
-pub async fn with_driver<T>(driver: &mut Driver, call: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
+pub async fn with_driver<T>(
+    driver: &mut Driver,
+    call: impl Future<Output = Result<T, RpcError>>,
+) -> Result<T, RpcError> {
     tokio::select! {
         biased;
         result = call => result,

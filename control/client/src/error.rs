@@ -17,7 +17,9 @@ pub enum ClientError {
     #[error(transparent)]
     Refused(#[from] Failure),
     /// The controller went away before it answered.
-    #[error("pangea-controller went away before it answered; it restarts by itself under systemd: run the command again")]
+    #[error(
+        "pangea-controller went away before it answered; it restarts by itself under systemd: run the command again"
+    )]
     ControllerGone,
     /// The call itself failed.
     #[error(transparent)]

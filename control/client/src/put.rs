@@ -114,7 +114,8 @@ fn finish(door: &mut OpenDoor) -> Result<PutOutcome, ClientError> {
         record.release();
         match tag {
             door::PUT_DONE => {
-                let id = payload.try_into().map_err(|_| ClientError::Protocol("a content id of wrong length".to_owned()))?;
+                let id =
+                    payload.try_into().map_err(|_| ClientError::Protocol("a content id of wrong length".to_owned()))?;
                 return Ok(PutOutcome { content: ContentId(id), size: arg });
             }
             door::FAILED => return Err(failure_in(arg, &payload).into()),

@@ -89,7 +89,9 @@ impl CatalogDb {
     fn read_all(&self) -> Result<Stored, DbError> {
         let (version, stored) = self.load().map_err(|error| failed(&self.path, error))?;
         match version.as_deref() {
-            None => self.write(|transaction| transaction.open_table(META)?.insert("version", VERSION).map(drop).map_err(Into::into))?,
+            None => self.write(|transaction| {
+                transaction.open_table(META)?.insert("version", VERSION).map(drop).map_err(Into::into)
+            })?,
             Some(VERSION) => {}
             Some(found) => {
                 return Err(DbError::Version { path: self.path.clone(), found: found.to_owned() });
@@ -264,11 +266,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let id = ContentId([3; 32]);
         let node = NodeId([4; 32]);
-        let mut record = Record { name: "a = b".into(), size: 7, chunks_held: 1, disk_bytes: 4096, ..Record::default() };
+        let mut record =
+            Record { name: "a = b".into(), size: 7, chunks_held: 1, disk_bytes: 4096, ..Record::default() };
         (record.pinned, record.used_s) = (true, 99);
         record.note_provider(node, 5);
         let peer = PeerAddress { node, address: Some("127.0.0.1:7".parse().unwrap()) };
-        let revised = Revised { revision: Revision(2), policy: Policy { fec_max_overhead_pct: 9, ..Policy::default() } };
+        let revised =
+            Revised { revision: Revision(2), policy: Policy { fec_max_overhead_pct: 9, ..Policy::default() } };
         {
             let (db, stored) = CatalogDb::open(folder.path()).unwrap();
             assert!(stored.contents.is_empty() && stored.policies.is_empty());

@@ -119,7 +119,8 @@ impl Fetch {
 
 /// Takes notice of what a worker reports. A share that nobody knows was begun under an earlier controller.
 pub fn handle(node: &Rc<Node>, job: JobId, news: News) {
-    let fetch = node.fetches.borrow().iter().find(|fetch| fetch.shares.borrow().iter().any(|share| share.job == job)).cloned();
+    let fetch =
+        node.fetches.borrow().iter().find(|fetch| fetch.shares.borrow().iter().any(|share| share.job == job)).cloned();
     let Some(fetch) = fetch else {
         if matches!(news, News::Done | News::Failed(_)) {
             let node = Rc::clone(node);
@@ -350,7 +351,10 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
         sources.len()
     );
     if !banned.is_empty() {
-        text.push_str(&format!("; {} sent wrong bytes and was given up", banned.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")));
+        text.push_str(&format!(
+            "; {} sent wrong bytes and was given up",
+            banned.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+        ));
     }
     let trouble = fetch.trouble.borrow();
     if !trouble.is_empty() {
@@ -437,9 +441,9 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere
             sessions.iter().filter(|(peer, _)| !asked.contains(*peer)).map(|(peer, s)| (*peer, s.clone())).collect()
         };
         asked.extend(sessions.iter().map(|(peer, _)| *peer));
-        let answers = sessions.iter().map(|(peer, session)| async move {
-            (*peer, ask(session, &PeerRequest::Find(content)).await)
-        });
+        let answers = sessions
+            .iter()
+            .map(|(peer, session)| async move { (*peer, ask(session, &PeerRequest::Find(content)).await) });
         let mut hearsay: Vec<PeerAddress> = Vec::new();
         for (peer, answer) in futures::future::join_all(answers).await {
             match answer {

@@ -125,7 +125,9 @@ fn wanted(geometry: Geometry, range: Option<Range<u64>>) -> Result<ChunkSet, Fai
     if range.start > range.end || range.end > geometry.size() {
         let Range { start, end } = range;
         let size = geometry.size();
-        return Err(Failure::invalid(format!("bytes {start}-{end} are not within the content, which has {size} bytes")));
+        return Err(Failure::invalid(format!(
+            "bytes {start}-{end} are not within the content, which has {size} bytes"
+        )));
     }
     Ok(ChunkSet::of_range(count, geometry.chunks_of(range.start, range.end)))
 }

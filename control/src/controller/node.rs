@@ -334,10 +334,11 @@ impl Node {
     #[must_use]
     pub fn in_use(&self, id: ContentId) -> bool {
         let fetched = self.fetches.borrow().iter().any(|fetch| fetch.content == id);
-        fetched || self.jobs.borrow().values().any(|job| {
-            let report = job.report.borrow();
-            report.content == Some(id) && report.state == JobState::Running
-        })
+        fetched
+            || self.jobs.borrow().values().any(|job| {
+                let report = job.report.borrow();
+                report.content == Some(id) && report.state == JobState::Running
+            })
     }
 
     /// What this node tells peers of itself.

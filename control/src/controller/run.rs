@@ -50,7 +50,9 @@ pub enum RunError {
         pid: String,
     },
     /// A TCP port cannot be had.
-    #[error("cannot listen on TCP {address} ({option}): {source}{owner}; choose another address or port (0 = any free port)")]
+    #[error(
+        "cannot listen on TCP {address} ({option}): {source}{owner}; choose another address or port (0 = any free port)"
+    )]
     Port {
         /// Where.
         address: SocketAddr,
@@ -185,9 +187,7 @@ async fn stdin_closed() {
 async fn tell_systemd(node: Rc<Node>) {
     let mut changes = node.workers_changed.subscribe();
     let expected = usize::from(node.settings.workers);
-    let registered = async {
-        while node.workers.borrow().len() < expected && changes.changed().await.is_ok() {}
-    };
+    let registered = async { while node.workers.borrow().len() < expected && changes.changed().await.is_ok() {} };
     let _ = tokio::time::timeout(WORKERS_READY_TIME, registered).await;
     let workers = node.workers.borrow().len();
     let listen = node.listen.get().map(|address| address.to_string()).unwrap_or_default();

@@ -12,9 +12,7 @@ use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::content::Manifest;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, NodeId};
-use pangea_ipc::peer::{
-    Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, PeerRequest, PeerResponse,
-};
+use pangea_ipc::peer::{Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, PeerRequest, PeerResponse};
 use pangea_ipc::rpc::{PeerService, peer_session};
 use pangea_ipc::runtime;
 use tokio::io::DuplexStream;
@@ -149,10 +147,9 @@ pub async fn dial(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
     };
     let _ = stream.set_nodelay(true);
     let stream = noise::connect(stream, &node.identity, peer).await.map_err(|error| match error {
-        NoiseError::Refused(why) => Failure::denied(format!(
-            "node {peer} refused this node: {why} (this node is {})",
-            node.identity.node
-        )),
+        NoiseError::Refused(why) => {
+            Failure::denied(format!("node {peer} refused this node: {why} (this node is {})", node.identity.node))
+        }
         other => unreachable(other.to_string()),
     })?;
     let up = Rc::new(Notify::new());
@@ -356,7 +353,8 @@ impl Answers {
         let here = holdings.filter(|holdings| !holdings.held.is_empty());
         let neighbours = node.neighbours.borrow();
         let others = providers.into_iter().filter(|other| *other != self.peer && neighbours.is_admitted(*other));
-        let others = others.filter_map(|other| Some(PeerAddress { node: other, address: Some(neighbours.address(other)?) }));
+        let others =
+            others.filter_map(|other| Some(PeerAddress { node: other, address: Some(neighbours.address(other)?) }));
         Ok(Found {
             here: here.map(|holdings| FoundHere { size: holdings.size, held: holdings.held, name }),
             others: others.take(HOLDERS_MAX).collect(),

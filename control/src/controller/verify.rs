@@ -21,9 +21,8 @@ use super::node::{Job, Node, Verified, command, fresh_job};
 pub async fn open(node: &Rc<Node>, content: Option<ContentId>) -> Result<(Rc<Job>, Opened), Failure> {
     let contents: Vec<(ContentId, u64, u32)> = {
         let catalog = node.catalog.borrow();
-        let here = catalog.iter().filter(|(id, record)| {
-            record.chunks_held > 0 && content.is_none_or(|wanted| wanted == **id)
-        });
+        let here =
+            catalog.iter().filter(|(id, record)| record.chunks_held > 0 && content.is_none_or(|wanted| wanted == **id));
         here.map(|(id, record)| (*id, record.size, record.chunks_held)).collect()
     };
     if let (Some(wanted), true) = (content, contents.is_empty()) {

@@ -263,7 +263,8 @@ pub async fn drain(node: &Rc<Node>, index: WorkerIndex) -> Result<(), Failure> {
     let client = {
         let mut workers = node.workers.borrow_mut();
         let worker = workers.get_mut(&index);
-        let worker = worker.ok_or_else(|| Failure::not_found(format!("worker {index} is not running; see: pangeactl workers")))?;
+        let worker = worker
+            .ok_or_else(|| Failure::not_found(format!("worker {index} is not running; see: pangeactl workers")))?;
         worker.draining = true;
         worker.client.clone()
     };
@@ -343,8 +344,7 @@ pub async fn push_policy(node: &Rc<Node>) -> Vec<WorkerIndex> {
     /// A worker switches between two turns, so this is generous.
     const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
     let policy = node.policy.borrow().clone();
-    let workers: Vec<_> =
-        node.workers.borrow().iter().map(|(index, worker)| (*index, worker.client.clone())).collect();
+    let workers: Vec<_> = node.workers.borrow().iter().map(|(index, worker)| (*index, worker.client.clone())).collect();
     let one = |(index, client): (WorkerIndex, WorkerClient)| {
         let apply = Command::ApplyPolicy(policy.clone());
         async move {

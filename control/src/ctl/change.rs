@@ -66,7 +66,10 @@ pub fn verify(out: &Output, client: &Client, id: Option<ContentId>) -> Result<()
     debug_assert_eq!(report.state, JobState::Done);
     out.print(&report, || {
         let repaired = report.chunks_bad.saturating_sub(report.chunks_lost);
-        format!("{} chunks are right, {} were wrong, {repaired} of these repaired", report.chunks_held, report.chunks_bad)
+        format!(
+            "{} chunks are right, {} were wrong, {repaired} of these repaired",
+            report.chunks_held, report.chunks_bad
+        )
     })?;
     if report.chunks_lost > 0 {
         let text = format!("{} chunks are lost", report.chunks_lost);

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pangea_client::{Client, GetOptions, PutOptions};
+use pangea_ipc::address::PeerAddress;
 use pangea_ipc::failure::FailureCode;
 use pangea_ipc::ids::WorkerIndex;
 use pangea_ipc::node::{JobReport, Request, Response, StatusReport, WorkerState};
 use pangea_ipc::ticket::Ticket;
-use pangea_ipc::address::PeerAddress;
 use serde_json::json;
 
 use super::arguments::DemoOptions;
@@ -54,7 +54,8 @@ pub fn run(out: &Output, options: &DemoOptions) -> Result<(), CtlError> {
             path
         }
     };
-    let loss = if options.loss > 0.0 { format!(", {} % of the packets lost each way", options.loss) } else { String::new() };
+    let loss =
+        if options.loss > 0.0 { format!(", {} % of the packets lost each way", options.loss) } else { String::new() };
     say(&format!("starting nodes A and B, {WORKERS} workers each{loss}"));
     let a = Node::start(&folder.0.join("a"), options.loss, &interrupted)?;
     let b = Node::start(&folder.0.join("b"), options.loss, &interrupted)?;
@@ -164,7 +165,8 @@ fn transfer(
     let mut transfer = b.client.get(ticket.content, GetOptions { peers: peers.collect(), range: None })?;
     let bar = out.bar(Some(bytes), "get on B");
     let arrived = folder.join("arrived");
-    let target = File::options().read(true).write(true).create(true).truncate(true).open(&arrived).map_err(storage(&arrived))?;
+    let target =
+        File::options().read(true).write(true).create(true).truncate(true).open(&arrived).map_err(storage(&arrived))?;
     let result = transfer.write_to_file(&target, &mut |progress| {
         bar.set_position(progress.delivered);
         !interrupted.load(Ordering::Relaxed)
@@ -276,8 +278,8 @@ impl Node {
         // An interrupt at the terminal is this program's to deal with.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
-        let mut controller = spawned
-            .map_err(|error| CtlError::new(FailureCode::NotFound, format!("{}: {error}", program.display())))?;
+        let mut controller =
+            spawned.map_err(|error| CtlError::new(FailureCode::NotFound, format!("{}: {error}", program.display())))?;
         let stdin = controller.stdin.take();
         match wait_ready(&mut controller, folder, interrupted) {
             Ok((client, status)) => Ok(Self { controller, stdin, folder: folder.to_owned(), client, status }),

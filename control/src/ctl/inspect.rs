@@ -74,7 +74,10 @@ pub fn print_workers(out: &Output, response: &Response) -> Result<(), CtlError> 
 }
 
 fn workers_table(workers: &[WorkerReport]) -> String {
-    let heading = ["WORKER", "STATE", "PROCESS", "CPU", "UDP PORT", "QUEUE", "POLICY", "RESTARTS", "PUT", "READ", "FETCHED", "SERVED"];
+    let heading = [
+        "WORKER", "STATE", "PROCESS", "CPU", "UDP PORT", "QUEUE", "POLICY", "RESTARTS", "PUT", "READ", "FETCHED",
+        "SERVED",
+    ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for worker in workers {
         let counter = |name: &str| {

@@ -53,7 +53,8 @@ pub fn put(out: &Output, client: &Client, options: &PutOptions) -> Result<(), Ct
         if size != expected || !same(&before, &after) {
             // What was put is some mixture of old and new that nobody wants.
             let _ = client.call(Request::Remove(id));
-            let text = format!("{} changed while it was put; nothing was kept: put it again when it is still", path.display());
+            let text =
+                format!("{} changed while it was put; nothing was kept: put it again when it is still", path.display());
             return Err(CtlError::new(FailureCode::Busy, text));
         }
     }
@@ -114,9 +115,8 @@ pub fn get(out: &Output, client: &Client, options: &GetOptions) -> Result<(), Ct
     if !transfer.name().is_empty() {
         transfer.name().clone_into(&mut name);
     }
-    let path = options.output.clone().unwrap_or_else(|| {
-        PathBuf::from(checked_name(&name).unwrap_or_else(|| id.to_string()))
-    });
+    let path =
+        options.output.clone().unwrap_or_else(|| PathBuf::from(checked_name(&name).unwrap_or_else(|| id.to_string())));
     refuse_existing(&path, options.force)?;
     let part = Part::create(&path)?;
     let bar = out.bar(Some(transfer.size()), "get");
@@ -196,13 +196,15 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, CtlError> {
 /// A content id or a ticket: what to get, from whom, under which name.
 fn parse_what(text: &str) -> Result<(ContentId, Vec<PeerAddress>, String), CtlError> {
     if !text.trim_start().starts_with(TICKET_PREFIX) {
-        let id = text.parse().map_err(|error| CtlError::usage(format!("{error}; a ticket starts with {TICKET_PREFIX}")))?;
+        let id =
+            text.parse().map_err(|error| CtlError::usage(format!("{error}; a ticket starts with {TICKET_PREFIX}")))?;
         return Ok((id, Vec::new(), String::new()));
     }
     let ticket: Ticket = text.parse().map_err(|error| CtlError::usage(format!("{error}")))?;
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if ticket.is_expired(now_s) {
-        let text = format!("this ticket expired {} s ago; ask node {} for a new one", now_s - ticket.expires_s, ticket.node);
+        let text =
+            format!("this ticket expired {} s ago; ask node {} for a new one", now_s - ticket.expires_s, ticket.node);
         return Err(CtlError::new(FailureCode::Denied, text));
     }
     let peers = ticket.addresses.iter().map(|address| PeerAddress { node: ticket.node, address: Some(*address) });

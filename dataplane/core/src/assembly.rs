@@ -10,10 +10,12 @@ use crate::frame::Repair;
 
 /// How often missing symbols are asked for at most; after that the chunk has failed and is asked of someone else.
 pub const REPAIRS_MAX: u32 = 16;
-/// Missing symbols are asked for again when nothing came for this many round trips, and at least [`SILENCE_MIN`].
-const SILENCE_RTTS: u32 = 3;
-/// Shortest silence: covers delayed acknowledgements and timer slack on fast paths.
-const SILENCE_MIN: Duration = Duration::from_millis(30);
+/// Without a mark, missing symbols are asked for when nothing came for this many round trips, and at least
+/// [`SILENCE_MIN`]. Marks come reliably, so this is for servers that stall, not for loss: asking sooner would ask for
+/// symbols that still wait in the server's queue behind those of other chunks.
+const SILENCE_RTTS: u32 = 8;
+/// Shortest such silence.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
 /// After a mark, symbols that were overtaken may still come for this share of the round trip (RFC 9002: 1/8).
 const REORDER_SHARE: u32 = 8;
 /// At least this long, as RFC 9002's timer granularity.
@@ -84,6 +86,8 @@ pub struct Assembly<M> {
     rtt: Duration,
     /// When what is missing is asked for.
     ask_at: Instant,
+    /// The server has said that it sent all it was asked for.
+    marked: bool,
     repairs: u32,
     repair_queue: VecDeque<Repair>,
     tally: Tally,
@@ -136,6 +140,7 @@ impl<M: ChunkMemory> Assembly<M> {
             blocks,
             rtt,
             ask_at: now,
+            marked: false,
             repairs: 0,
             repair_queue: VecDeque::new(),
             tally: Tally::default(),
@@ -178,13 +183,15 @@ impl<M: ChunkMemory> Assembly<M> {
             }
         };
         // As long as symbols come, what is missing may be among the next.
-        self.ask_at = self.ask_at.max(now + self.silence());
+        let wait = if self.marked { self.reordering() } else { self.silence() };
+        self.ask_at = self.ask_at.max(now + wait);
         outcome
     }
 
     /// The server says that it has sent all it was asked for: what is missing now is lost, or was overtaken.
     pub fn handle_mark(&mut self, now: Instant) {
-        self.ask_at = now + (self.rtt / REORDER_SHARE).max(REORDER_MIN);
+        self.marked = true;
+        self.ask_at = now + self.reordering();
     }
 
     /// Enough is here to have the chunk whole.
@@ -208,9 +215,9 @@ impl<M: ChunkMemory> Assembly<M> {
             return Err(AssemblyError::GaveUp);
         }
         self.repairs += 1;
-        // The answer takes a round trip; asked again in vain, the wait doubles.
-        let patience = (self.rtt + self.silence()) * (1 << self.repairs.min(5)) / 2;
-        self.ask_at = now + patience;
+        // The answer ends with another mark.
+        self.marked = false;
+        self.ask_at = now + self.silence();
         for (index, block) in (0..).zip(&self.blocks) {
             // As many as parity does not make up for; which ones does not matter, so the first.
             let lacking = block.missing().saturating_sub(block.parity.len());
@@ -251,6 +258,10 @@ impl<M: ChunkMemory> Assembly<M> {
             self.tally.parity_unused += (block.parity.len() - repaired) as u64;
         }
         Ok((self.memory, 0..len, self.tally))
+    }
+
+    fn reordering(&self) -> Duration {
+        (self.rtt / REORDER_SHARE).max(REORDER_MIN)
     }
 
     fn silence(&self) -> Duration {

@@ -92,10 +92,7 @@ async fn greet(worker: &Rc<Worker>, mut socket: UnixStream) {
     }
 }
 
-async fn admit(
-    worker: &Worker,
-    socket: &mut UnixStream,
-) -> Result<(Errand, crate::worker::JobGuard), Failure> {
+async fn admit(worker: &Worker, socket: &mut UnixStream) -> Result<(Errand, crate::worker::JobGuard), Failure> {
     rpc::check_peer(socket).map_err(|error| Failure::denied(error.to_string()))?;
     let mut hello = [0; HELLO_LEN];
     match timeout(HELLO_TIME, socket.read_exact(&mut hello)).await {

@@ -43,12 +43,7 @@ pub fn start(worker: &Rc<Worker>, plan: FetchPlan) -> Result<(), Failure> {
     let (wanted, wishes) = mpsc::unbounded_channel();
     let guard = worker.begin(
         plan.job,
-        JobEntry {
-            content: Some(plan.content),
-            sources: Some(sources),
-            wanted: Some(wanted),
-            ..entry(JobKind::Fetch)
-        },
+        JobEntry { content: Some(plan.content), sources: Some(sources), wanted: Some(wanted), ..entry(JobKind::Fetch) },
     )?;
     tokio::task::spawn_local(async move {
         let (worker, job) = (Rc::clone(guard.worker()), plan.job);
@@ -261,8 +256,7 @@ impl<'a> Driver<'a> {
                     worker.buffers.take().await
                 }
             };
-            let (buffer, came) =
-                ask(&connection, question, buffer, &worker.codec).await.map_err(AskFailed::Peer)?;
+            let (buffer, came) = ask(&connection, question, buffer, &worker.codec).await.map_err(AskFailed::Peer)?;
             let len = buffer.len() as u64;
             worker.store.write(content, chunk, buffer).await.map_err(AskFailed::Store)?;
             Ok((came, len))
@@ -270,9 +264,7 @@ impl<'a> Driver<'a> {
         let (abort, registration) = AbortHandle::new_pair();
         self.aborts.insert((source, chunk), abort);
         let one = Abortable::new(one, registration);
-        self.asks.push(
-            async move { (source, chunk, one.await.unwrap_or(Err(AskFailed::Forgotten))) }.boxed_local(),
-        );
+        self.asks.push(async move { (source, chunk, one.await.unwrap_or(Err(AskFailed::Forgotten))) }.boxed_local());
     }
 
     fn handle(

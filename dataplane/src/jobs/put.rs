@@ -12,8 +12,8 @@ use pangea_ipc::{counter, door};
 
 use super::rings::{Asked, Rings, RingsEnd};
 use crate::buffer::{BUFFER_LEN, Buffer};
-use crate::store::put::Incoming;
 use crate::store::StoreError;
+use crate::store::put::Incoming;
 use crate::worker::{JobGuard, Worker};
 
 /// Chunks of one put that wait for the store thread at most.
@@ -66,7 +66,10 @@ async fn receive(
             }
             Asked::End { size } if size == cutter.received => return cutter.finish().await,
             Asked::End { size } => {
-                return Err(Failure::protocol(format!("put ended at {} bytes; {size} were announced", cutter.received)));
+                return Err(Failure::protocol(format!(
+                    "put ended at {} bytes; {size} were announced",
+                    cutter.received
+                )));
             }
             Asked::Read(_) | Asked::Want(_) => return Err(Failure::protocol("a put cannot read")),
         }

@@ -51,7 +51,8 @@ async fn verify(worker: &Worker, guard: &JobGuard, id: ContentId) -> Result<(u32
             && let Some(chunk) = chunks.next()
         {
             let buffer = worker.buffers.take().await;
-            reads.push_back(worker.store.read(&content, chunk, buffer).map(move |result| (chunk, result)).boxed_local());
+            reads
+                .push_back(worker.store.read(&content, chunk, buffer).map(move |result| (chunk, result)).boxed_local());
         }
         let Some(read) = reads.pop_front() else { break };
         match read.await {

@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::{io, net};
 
-use quinn::{AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig, VarInt};
+use quinn::congestion::BbrConfig;
+use quinn::{
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig, VarInt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::fault::{Fault, FaultSocket};
@@ -37,7 +40,9 @@ const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The port is taken, the address not ours, …
-    #[error("cannot listen on UDP {address}: {source}; choose another --data-listen address or port (0 = any free port)")]
+    #[error(
+        "cannot listen on UDP {address}: {source}; choose another --data-listen address or port (0 = any free port)"
+    )]
     Bind {
         /// Where.
         address: SocketAddr,
@@ -88,7 +93,9 @@ pub fn transport() -> TransportConfig {
         .datagram_send_buffer_size(DATAGRAM_SEND_BYTES)
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .ack_frequency_config(Some(ack_frequency));
+        .ack_frequency_config(Some(ack_frequency))
+        // Loss is no congestion on the paths that this is for; CUBIC takes it for nothing else.
+        .congestion_controller_factory(Arc::new(BbrConfig::default()));
     transport
 }
 

@@ -203,7 +203,8 @@ impl<'a> Symbols<'a> {
             for symbol in repair.symbols() {
                 let there = self.shape.bytes(usize::from(repair.block), symbol).is_some();
                 let symbol = u8::try_from(symbol).ok().filter(|_| there);
-                let symbol = symbol.ok_or_else(|| ServeError::Protocol("a symbol that is not there was asked for".into()))?;
+                let symbol =
+                    symbol.ok_or_else(|| ServeError::Protocol("a symbol that is not there was asked for".into()))?;
                 if self.sent >= limit {
                     return Err(ServeError::Protocol("symbols were asked for too often".into()));
                 }

@@ -287,7 +287,9 @@ impl Store {
             let mut open = self.open.borrow_mut();
             if let Some(at) = open.iter().position(|content| content.manifest().id() == id) {
                 if open.get(at).is_some_and(|content| Rc::strong_count(content) > 1) {
-                    return Err(Failure::busy(format!("content {id} is in use; try again when its transfers have ended")));
+                    return Err(Failure::busy(format!(
+                        "content {id} is in use; try again when its transfers have ended"
+                    )));
                 }
                 open.remove(at);
             }

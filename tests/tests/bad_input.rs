@@ -1,0 +1,185 @@
+//! Bad input gets a clear error, and nothing is lost.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use pangea_tests::node::program;
+use pangea_tests::{Node, NodeOptions, sample};
+
+const CHUNK: u64 = 256 << 10;
+
+fn expect(node: &Node, arguments: &[&str], code: i32, text: &str) {
+    let run = node.ctl(arguments);
+    assert_eq!(run.code, Some(code), "{arguments:?}: {}", run.stderr);
+    assert!(run.stderr.contains(text), "{arguments:?}: {}", run.stderr);
+    assert!(run.stdout.is_empty(), "{arguments:?}: errors go to stderr");
+}
+
+#[test]
+fn every_kind_of_bad_input_names_the_thing_the_value_and_what_to_do() {
+    let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    let unknown = "0".repeat(64);
+    expect(&node, &["get", &unknown], 3, "none of the 0 connected peers has it");
+    expect(&node, &["get", "abc"], 2, "content id \"abc\" has 3 characters; it must have 64");
+    expect(&node, &["get", "pangea1abc"], 2, "check sum");
+    expect(&node, &["ticket", &unknown], 3, "is not on this node");
+    expect(&node, &["rm", &unknown], 3, "is not on this node");
+    expect(&node, &["verify", &unknown], 3, "is not on this node");
+    expect(&node, &["peer", "add", "nobody@1.2.3.4:5"], 2, "node id");
+    expect(&node, &["peer", "add", node.id()], 1, "this node itself");
+    expect(&node, &["peer", "rm", &"a".repeat(52)], 3, "is not a peer");
+    expect(&node, &["policy", "set", "fec.mod=on"], 1, "did you mean \"fec.mode\"?");
+    expect(&node, &["policy", "set", "fec.mode=sometimes"], 1, "it takes auto, off or always");
+    expect(&node, &["policy", "rollback", "99"], 3, "no policy revision 99");
+    expect(&node, &["worker", "drain", "9"], 3, "worker 9 is not running");
+    expect(&node, &["put", "/does/not/exist"], 3, "/does/not/exist");
+    expect(&node, &["put", "/proc"], 1, "is a folder");
+    let error = node.ctl(["get", &unknown, "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&error.stderr).unwrap();
+    assert_eq!(document["error"]["code"], "not_found");
+    assert_eq!(node.json(["policy", "show"])["revision"], 1, "nothing was changed");
+}
+
+#[test]
+fn a_wrong_runtime_folder_says_which_of_the_usual_things_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let ctl = |path: &std::path::Path| {
+        let output = program("pangeactl").arg("--runtime-dir").arg(path).arg("id").output().unwrap();
+        assert_eq!(output.status.code(), Some(5));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(ctl(&folder.path().join("none")).contains("there is no runtime folder"));
+    assert!(ctl(folder.path()).contains("no pangea-controller runs"));
+    drop(std::os::unix::net::UnixListener::bind(folder.path().join("controller.sock")).unwrap());
+    assert!(ctl(folder.path()).contains("nobody answers"));
+}
+
+#[test]
+fn a_second_controller_and_a_taken_port_are_refused_with_names() {
+    let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    let start = |runtime: &std::path::Path, state: &std::path::Path, listen: &str| {
+        let mut command = program("pangea-controller");
+        command.arg("--runtime-dir").arg(runtime).arg("--state-dir").arg(state);
+        let output = command.args(["--listen", listen, "--workers", "0"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let text = start(&node.runtime_dir(), &node.state_dir(), "127.0.0.1:0");
+    assert!(text.contains("runs already") && text.contains(&node.controller_pid().to_string()), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let text = start(&folder.path().join("run"), &folder.path().join("state"), &node.listen().to_string());
+    let pid = node.controller_pid().to_string();
+    assert!(text.contains(&node.listen().port().to_string()) && text.contains(&pid), "{text}");
+}
+
+#[test]
+fn the_fault_switch_is_refused_outside_of_tests() {
+    for name in ["pangea-controller", "pangea-worker"] {
+        let mut command = program(name);
+        command.args(["--state-dir", "/nowhere", "--runtime-dir", "/nowhere", "--fault-loss", "5"]);
+        if name == "pangea-worker" {
+            command.args(["--index", "0", "--data-listen", "127.0.0.1:0"]);
+        }
+        let output = command.env_remove("PANGEA_FAULTS").output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("PANGEA_FAULTS"));
+    }
+}
+
+#[test]
+fn a_full_quota_refuses_and_the_rest_goes_on() {
+    let node = Node::start(NodeOptions { policy: vec!["store.quota=2MiB".into()], ..NodeOptions::default() });
+    let (large, small) = (node.file("large"), node.file("small"));
+    sample::write_file(&large, 12 * CHUNK, 1).unwrap();
+    sample::write_file(&small, CHUNK, 2).unwrap();
+    expect(&node, &["put", large.to_str().unwrap()], 6, "raise store.quota");
+    // The same bytes without a size beforehand: refused when they turn out to be too many.
+    let mut put = node.ctl_command(["put", "-"]);
+    let output = put.stdin(std::fs::File::open(&large).unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(node.put(&small), sample::content_id(&small).unwrap());
+    assert_eq!(node.json(["ls"])["contents"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_put_is_not_kept() {
+    let node = Node::start(NodeOptions::default());
+    let path = node.file("changing");
+    sample::write_file(&path, 400 * CHUNK, 1).unwrap();
+    let put = node.ctl_command([std::ffi::OsStr::new("put"), path.as_os_str()]);
+    let mut put = { put }.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // Appended to without pause, so also while it is read.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    while put.try_wait().unwrap().is_none() {
+        file.write_all(b"more").unwrap();
+    }
+    let output = put.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert!(text.contains("changed while it was put"), "{text}");
+    assert!(node.json(["ls"])["contents"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn rot_on_the_disk_is_found_told_and_repaired_from_a_peer() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    let source = a.file("rotten");
+    sample::write_file(&source, 10 * CHUNK, 3).unwrap();
+    let id = a.put(&source);
+    let _ = b.ctl(["get", &a.ticket(&id), "-o", b.file("first").to_str().unwrap()]).ok();
+    let rot = |node: &Node| {
+        let path = node.state_dir().join("store").join(&id).join("data");
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 5 * CHUNK + 7).unwrap();
+    };
+    rot(&b);
+    let report = b.json(["verify", &id]);
+    assert_eq!((&report["chunks_bad"], &report["chunks_lost"]), (&1.into(), &0.into()), "{report}");
+    let _ = b.ctl(["get", &id, "-o", b.file("second").to_str().unwrap()]).ok();
+    assert!(std::fs::read(b.file("second")).unwrap() == std::fs::read(&source).unwrap());
+    // Rotten bytes never get out, also without a verify.
+    rot(&b);
+    let run = b.ctl(["get", &id, "-o", b.file("third").to_str().unwrap()]);
+    if run.code == Some(0) {
+        assert!(std::fs::read(b.file("third")).unwrap() == std::fs::read(&source).unwrap());
+    } else {
+        assert!(!b.file("third").exists(), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn garbage_on_every_socket_ends_that_connection_and_nothing_else() {
+    let node = Node::start(NodeOptions::default());
+    let mut state: u64 = 1;
+    let mut garbage = |len: usize| -> Vec<u8> {
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect()
+    };
+    for len in [0, 1, 2, 8, 100, 10_000] {
+        let mut stream = TcpStream::connect(node.listen()).unwrap();
+        let _ = stream.write_all(&garbage(len));
+        for name in ["controller.sock", "workers.sock", "worker-0.sock", "worker-1.sock"] {
+            let mut stream = UnixStream::connect(node.runtime_dir().join(name)).unwrap();
+            let _ = stream.write_all(&garbage(len));
+        }
+    }
+    let workers = node.json(["workers"]);
+    for worker in workers["workers"].as_array().unwrap() {
+        let address = worker["address"].as_str().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for len in [0, 1, 20, 1200, 9000] {
+            let _ = socket.send_to(&garbage(len), address);
+        }
+    }
+    let before = node.worker_pids();
+    let source = node.file("still");
+    sample::write_file(&source, CHUNK, 4).unwrap();
+    assert_eq!(node.put(&source), sample::content_id(&source).unwrap());
+    assert_eq!(node.worker_pids(), before, "no worker was restarted");
+}

@@ -1,0 +1,127 @@
+//! `kill -9` of any process at any moment: no wrong byte is delivered, and a repeated command succeeds.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pangea_tests::{Node, NodeOptions, sample};
+
+const CHUNK: u64 = 256 << 10;
+
+/// Moments of a transfer at which something is killed. Any moment is as good; these spread over start, middle and end.
+const MOMENTS_MS: [u64; 4] = [5, 40, 120, 300];
+
+fn pair() -> (Node, Node) {
+    let options = NodeOptions { arguments: vec!["--orphan-s".into(), "60".into()], ..NodeOptions::default() };
+    let (a, b) = (Node::start(options.clone()), Node::start(options));
+    a.befriend(&b);
+    (a, b)
+}
+
+fn after(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+#[test]
+fn a_get_survives_the_death_of_one_of_its_workers() {
+    let (a, b) = pair();
+    for (round, moment) in MOMENTS_MS.into_iter().enumerate() {
+        let source = a.file("source");
+        sample::write_file(&source, 200 * CHUNK, round as u64).unwrap();
+        let id = a.put(&source);
+        let ticket = a.ticket(&id);
+        let path = b.file(&format!("arrived-{round}"));
+        let victim = b.worker_pids()[round % 2];
+        let mut get =
+            b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap();
+        after(moment);
+        let _ = kill(Pid::from_raw(victim), Signal::SIGKILL);
+        if !get.wait().unwrap().success() {
+            assert!(!path.exists(), "a get that failed leaves no file");
+            let _ = b.ctl([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).ok();
+        }
+        assert!(std::fs::read(&path).unwrap() == std::fs::read(&source).unwrap(), "moment {moment} ms");
+    }
+}
+
+#[test]
+fn bytes_keep_flowing_when_the_controllers_die_and_come_back() {
+    let (mut a, mut b) = pair();
+    let source = a.file("source");
+    sample::write_file(&source, 400 * CHUNK, 7).unwrap();
+    let id = a.put(&source);
+    let ticket = a.ticket(&id);
+    let path = b.file("arrived");
+    let mut get = b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap();
+    // Begun: some of it is on disk.
+    let store = b.state_dir().join("store").join(&id).join("data");
+    while !store.exists() {
+        after(1);
+    }
+    let workers = b.worker_pids();
+    b.kill_controller();
+    a.kill_controller();
+    assert!(get.wait().unwrap().success(), "the transfer goes on without either controller");
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(&source).unwrap());
+    b.restart_controller();
+    a.restart_controller();
+    assert_eq!(b.worker_pids(), workers, "the new controller takes the living workers over");
+    let listed = b.json(["ls"]);
+    assert_eq!(listed["contents"][0]["chunks_held"], 400, "{listed}");
+}
+
+#[test]
+fn a_killed_get_is_resumed_without_fetching_again_what_is_here() {
+    let (a, b) = pair();
+    let source = a.file("source");
+    sample::write_file(&source, 400 * CHUNK, 8).unwrap();
+    let id = a.put(&source);
+    let ticket = a.ticket(&id);
+    let path = b.file("arrived");
+    let mut get = b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap();
+    after(150);
+    let _ = get.kill();
+    let _ = get.wait();
+    let got = b.json([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]);
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(&source).unwrap());
+    let before = got["job"]["chunks_before"].as_u64().unwrap();
+    let shares = got["job"]["shares"].as_array().unwrap();
+    let fetched: u64 = shares.iter().map(|share| share["bytes"].as_u64().unwrap()).sum();
+    assert!(fetched <= (400 - before) * CHUNK, "{before} chunks were here, {fetched} bytes were fetched");
+}
+
+#[test]
+fn a_put_whose_worker_dies_fails_cleanly_and_works_when_repeated() {
+    let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    let source = node.file("source");
+    sample::write_file(&source, 800 * CHUNK, 9).unwrap();
+    let mut put = node.ctl_command([OsStr::new("put"), source.as_os_str()]);
+    let put = put.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    after(20);
+    let _ = kill(Pid::from_raw(node.worker_pids()[0]), Signal::SIGKILL);
+    let output = put.wait_with_output().unwrap();
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("run the command again"), "{text}");
+    }
+    let id = node.put(&source);
+    assert_eq!(id, sample::content_id(&source).unwrap());
+    let store = node.state_dir().join("store");
+    let left: Vec<_> = std::fs::read_dir(store).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left.len(), 1, "what the dead worker left is swept: {left:?}");
+}
+
+#[test]
+fn a_killed_program_leaves_a_node_that_works() {
+    let node = Node::start(NodeOptions::default());
+    let source = node.file("source");
+    sample::write_file(&source, 800 * CHUNK, 10).unwrap();
+    for moment in MOMENTS_MS {
+        let mut put = node.ctl_command([OsStr::new("put"), source.as_os_str()]).spawn().unwrap();
+        after(moment);
+        let _ = put.kill();
+        let _ = put.wait();
+    }
+    assert_eq!(node.put(&source), sample::content_id(&source).unwrap());
+}

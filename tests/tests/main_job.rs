@@ -1,0 +1,210 @@
+//! Put on one node, get on another, through real controllers, workers, rings, Noise and QUIC.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use pangea_tests::{Node, NodeOptions, sample};
+
+const CHUNK: u64 = 256 << 10;
+
+fn same(left: &Path, right: &Path) -> bool {
+    std::fs::read(left).unwrap() == std::fs::read(right).unwrap()
+}
+
+fn get(node: &Node, what: &str, name: &str) -> std::path::PathBuf {
+    let path = node.file(name);
+    let _ = node.ctl([OsStr::new("get"), what.as_ref(), "-o".as_ref(), path.as_os_str()]).ok();
+    path
+}
+
+#[test]
+fn every_awkward_size_goes_from_node_to_node_under_its_b3sum() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    for len in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 9 * CHUNK + 17] {
+        let source = a.file(&format!("size-{len}"));
+        sample::write_file(&source, len, len).unwrap();
+        let id = a.put(&source);
+        assert_eq!(id, sample::content_id(&source).unwrap(), "size {len}");
+        let arrived = get(&b, &a.ticket(&id), &format!("got-{len}"));
+        assert!(same(&source, &arrived), "size {len}");
+    }
+    let listed = b.json(["ls"]);
+    assert_eq!(listed["contents"].as_array().unwrap().len(), 6);
+}
+
+#[test]
+fn work_is_divided_over_workers_and_both_sides_of_a_lossy_path_repair_it() {
+    let lossy = NodeOptions { loss_pct: 5.0, policy: vec!["fec.mode=always".into()], ..NodeOptions::default() };
+    let (a, b) = (Node::start(lossy.clone()), Node::start(lossy));
+    a.befriend(&b);
+    let source = a.file("lossy");
+    sample::write_file(&source, 40 * CHUNK + 5, 1).unwrap();
+    let id = a.put(&source);
+    let path = b.file("arrived");
+    let got = b.json([OsStr::new("get"), a.ticket(&id).as_ref(), "-o".as_ref(), path.as_os_str()]);
+    assert!(same(&source, &path));
+    let shares = got["job"]["shares"].as_array().unwrap().clone();
+    let workers: std::collections::BTreeSet<_> = shares.iter().map(|share| share["worker"].as_u64()).collect();
+    assert_eq!(workers.len(), 2, "{shares:?}");
+    let sum = |key: &str| shares.iter().map(|share| share[key].as_u64().unwrap()).sum::<u64>();
+    assert!(sum("chunks_by_fec") > 0 && sum("symbols_repaired") + sum("symbols_asked_again") > 0, "{shares:?}");
+}
+
+#[test]
+fn chunks_come_from_all_holders_at_once() {
+    let nodes: Vec<Node> = (0..3).map(|_| Node::start(NodeOptions { workers: 1, ..NodeOptions::default() })).collect();
+    let [a, b, c] = &nodes[..] else { unreachable!() };
+    let source = a.file("shared");
+    sample::write_file(&source, 200 * CHUNK, 2).unwrap();
+    let id = a.put(&source);
+    assert_eq!(b.put(&source), id);
+    a.befriend(c);
+    b.befriend(c);
+    let path = c.file("arrived");
+    let peers = [a.address(), b.address()];
+    let got = c.json(["get", &id, "-o", path.to_str().unwrap(), "--peer", &peers[0], "--peer", &peers[1]]);
+    assert!(same(&source, &path));
+    let shares = got["job"]["shares"].as_array().unwrap();
+    let from: std::collections::BTreeSet<_> = shares.iter().map(|share| share["node"].as_str().unwrap()).collect();
+    assert_eq!(from.len(), 2, "both holders gave some: {shares:?}");
+}
+
+#[test]
+fn a_range_fetches_only_the_chunks_around_it() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    let source = a.file("ranged");
+    sample::write_file(&source, 20 * CHUNK, 3).unwrap();
+    let id = a.put(&source);
+    let path = b.file("part");
+    let ticket = a.ticket(&id);
+    let range = format!("{}-{}", CHUNK - 1, 2 * CHUNK);
+    let _ = b.ctl(["get", &ticket, "-o", path.to_str().unwrap(), "--range", &range]).ok();
+    let whole = std::fs::read(&source).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), whole[CHUNK as usize - 1..=2 * CHUNK as usize]);
+    let listed = b.json(["ls"]);
+    assert_eq!(listed["contents"][0]["chunks_held"], 3, "{listed}");
+}
+
+#[test]
+fn streams_come_in_order_and_names_travel() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    let source = a.file("named.bin");
+    sample::write_file(&source, 30 * CHUNK + 1, 4).unwrap();
+    let id = a.put(&source);
+    let ticket = a.ticket(&id);
+    let output = b.ctl_command(["get", &ticket, "-o", "-"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout == std::fs::read(&source).unwrap());
+    let _ = b.ctl(["get", &id]).ok();
+    assert!(same(&source, &b.file("named.bin")), "without -o the file gets the name given at put");
+    let refused = b.ctl(["get", &id]).refused();
+    assert!(refused.contains("exists"), "{refused}");
+    let _ = b.ctl(["get", &id, "--force"]).ok();
+}
+
+#[test]
+fn two_gets_of_the_same_content_share_one_fetch() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    let source = a.file("popular");
+    sample::write_file(&source, 160 * CHUNK, 5).unwrap();
+    let id = a.put(&source);
+    let ticket = a.ticket(&id);
+    let paths = [b.file("one"), b.file("two")];
+    let children: Vec<_> = paths
+        .iter()
+        .map(|path| {
+            b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert!(paths.iter().all(|path| same(&source, path)));
+    let workers = b.json(["workers"]);
+    let fetched: u64 =
+        workers["workers"].as_array().unwrap().iter().map(|worker| counter(worker, "fetched_bytes")).sum();
+    assert!(fetched <= 161 * CHUNK, "each chunk came once: {fetched}");
+}
+
+fn counter(worker: &serde_json::Value, name: &str) -> u64 {
+    let counters = worker["counters"].as_array().unwrap();
+    let found = counters.iter().find(|pair| pair[0] == name);
+    found.and_then(|pair| pair[1].as_u64()).unwrap_or(0)
+}
+
+#[test]
+fn policy_changes_reach_every_worker_and_are_kept() {
+    let node = Node::start(NodeOptions::default());
+    let set = node.json(["policy", "set", "fec.mode=off", "transfer.jobs=3"]);
+    assert_eq!((&set["revision"], &set["policy"]["fec.mode"]), (&2.into(), &"off".into()));
+    let workers = node.json(["workers"]);
+    assert!(workers["workers"].as_array().unwrap().iter().all(|worker| worker["revision"] == 2), "{workers}");
+    let back = node.json(["policy", "rollback", "1"]);
+    assert_eq!((&back["revision"], &back["policy"]["fec.mode"]), (&3.into(), &"auto".into()));
+    assert_eq!(node.json(["policy", "history"])["history"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn workers_are_added_and_drained_while_the_node_runs() {
+    let node = Node::start(NodeOptions::default());
+    let _ = node.ctl(["worker", "add"]).ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while node.worker_pids().len() < 3 {
+        assert!(std::time::Instant::now() < deadline, "{}", node.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = node.ctl(["worker", "drain", "0"]).ok();
+    assert_eq!(node.worker_pids().len(), 2);
+    let source = node.file("after");
+    sample::write_file(&source, CHUNK, 6).unwrap();
+    assert_eq!(node.put(&source), sample::content_id(&source).unwrap());
+}
+
+#[test]
+fn pinned_contents_stay_and_others_make_room() {
+    let node = Node::start(NodeOptions { policy: vec!["store.quota=4MiB".into()], ..NodeOptions::default() });
+    let put = |name: &str, seed| {
+        let source = node.file(name);
+        sample::write_file(&source, 4 * CHUNK, seed).unwrap();
+        node.put(&source)
+    };
+    let first = put("first", 1);
+    let _ = node.ctl(["pin", &first]).ok();
+    let second = put("second", 2);
+    put("third", 3);
+    put("fourth", 4);
+    let listed = node.json(["ls"]);
+    let ids: Vec<&str> = listed["contents"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap()).collect();
+    assert!(ids.contains(&first.as_str()) && !ids.contains(&second.as_str()), "{listed}");
+    let status = node.json(["status"]);
+    assert!(status["store_bytes"].as_u64().unwrap() <= 4 << 20, "{status}");
+    let refused = node.ctl(["rm", &first]).refused();
+    assert!(refused.contains("pinned"), "{refused}");
+    let _ = node.ctl(["unpin", &first]).ok();
+    let _ = node.ctl(["rm", &first]).ok();
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let mut node = Node::start(NodeOptions::default());
+    let pids = node.worker_pids();
+    let runtime = node.runtime_dir();
+    assert_eq!(node.stop(), Some(0));
+    for pid in pids {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "worker {pid} lives on");
+    }
+    let left: Vec<_> = std::fs::read_dir(&runtime).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
+}
+
+#[test]
+fn the_demonstration_works() {
+    let output = pangea_tests::node::program("pangeactl").args(["demo", "--size", "3MiB", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&document["equal"], &document["bytes"]), (&true.into(), &(3 << 20).into()));
+}
