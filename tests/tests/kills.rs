@@ -56,7 +56,7 @@ fn bytes_keep_flowing_when_the_controllers_die_and_come_back() {
     let mut get = b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap();
     // Begun: some of it is on disk.
     let store = b.state_dir().join("store").join(&id).join("data");
-    while !store.exists() {
+    while std::fs::metadata(&store).map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata)) == 0 {
         after(1);
     }
     let workers = b.worker_pids();

@@ -1,5 +1,6 @@
 //! The connection to a controller. RPC lives on a thread of its own, so that this handle can be used from any.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -140,7 +141,7 @@ impl Client {
         let end = WatchEnd { latest: Arc::clone(&latest), bell: write };
         let sent = self.messages.send(Message::Watch(job, end));
         sent.map_err(|_| ClientError::ControllerGone)?;
-        Ok(JobWatch { latest, bell: read })
+        Ok(JobWatch { latest, bell: read, ended: Cell::new(false) })
     }
 
     /// Waits for a job that has no rings (a verify); `progress` sees each report.
@@ -171,16 +172,32 @@ impl Client {
 pub struct JobWatch {
     latest: Arc<Mutex<Option<JobReport>>>,
     pub(crate) bell: std::os::unix::net::UnixStream,
+    ended: Cell<bool>,
 }
 
 impl JobWatch {
-    /// The newest report; `None` before the first, and no newer one after the controller went away.
+    /// No newer report will come: the job has ended, or the controller has gone.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// The newest report; `None` before the first.
     #[must_use]
     pub fn latest(&self) -> Option<JobReport> {
         use std::io::Read;
         let mut ignored = [0; 64];
         // Taken back before the report is read, so that none is overlooked.
-        while (&self.bell).read(&mut ignored).is_ok_and(|len| len > 0) {}
+        loop {
+            match (&self.bell).read(&mut ignored) {
+                Ok(0) => {
+                    self.ended.set(true);
+                    break;
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,6 +29,9 @@ const ASKED_MAX: usize = 14;
 const SPINS_BEFORE_SLEEP: u32 = 200;
 /// Callbacks are called at least this often while nothing happens, so that an interrupt is noticed.
 const TICK_MS: u16 = 100;
+
+/// Without a controller, a transfer on which nothing moves for this long is given up: nobody will plan the rest.
+const STALL: Duration = Duration::from_secs(10);
 
 /// In which order chunks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,7 @@ pub struct Transfer {
     delivered_bytes: u64,
     next: ChunkIndex,
     failure: Option<Failure>,
+    moved_at: Instant,
 }
 
 impl Transfer {
@@ -130,6 +135,7 @@ impl Transfer {
             delivered_bytes: 0,
             next,
             failure: None,
+            moved_at: Instant::now(),
         })
     }
 
@@ -330,6 +336,13 @@ impl Transfer {
             moved |= self.report.as_ref() != Some(&report);
             self.report = Some(report);
         }
+        let controller_gone =
+            self.watch.has_ended() && self.report.as_ref().is_none_or(|r| r.state == JobState::Running);
+        if moved {
+            self.moved_at = Instant::now();
+        } else if controller_gone && self.moved_at.elapsed() >= STALL {
+            return Err(ClientError::ControllerGone);
+        }
         if self.sources.is_empty() && !self.wanted.is_subset_of(&self.delivered) {
             return Err(self.failure.take().map_or(ClientError::WorkersGone, ClientError::from));
         }
@@ -432,10 +445,14 @@ impl Transfer {
                 _ => return Ok(true),
             }
         }
-        let mut fds = vec![PollFd::new(self.watch.bell.as_fd(), PollFlags::POLLIN)];
+        let mut fds = Vec::with_capacity(2 * self.sources.len() + 1);
         for source in &self.sources {
             fds.push(PollFd::new(source.door.channel.consumer.bell(), PollFlags::POLLIN));
             fds.push(PollFd::new(source.door.alive.as_fd(), PollFlags::POLLIN));
+        }
+        // A bell that has ended would ring for ever.
+        if !self.watch.has_ended() {
+            fds.push(PollFd::new(self.watch.bell.as_fd(), PollFlags::POLLIN));
         }
         match poll(&mut fds, PollTimeout::from(TICK_MS)) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -443,7 +460,8 @@ impl Transfer {
         }
         let gone: Vec<usize> = fds
             .iter()
-            .skip(2)
+            .take(2 * self.sources.len())
+            .skip(1)
             .step_by(2)
             .enumerate()
             .filter(|(_, alive)| alive.any() == Some(true))

@@ -532,7 +532,8 @@ async fn save_manifest(state_dir: &Path, manifest: Manifest) -> Result<(), Failu
     let save = move || -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(&path);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let fresh = path.with_extension("new");
+        // Two gets may do this at once: each has its own file until it is whole.
+        let fresh = path.with_extension(format!("{:016x}", getrandom::u64().map_err(std::io::Error::other)?));
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(&manifest.to_file_bytes())?;
         file.sync_data()?;

@@ -1,7 +1,7 @@
 //! The state that all parts of the controller share. One thread, no locks; no borrow is held across an await.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -133,6 +133,8 @@ pub struct Node {
     pub neighbours: RefCell<Neighbours>,
     /// Sessions with peers.
     pub sessions: RefCell<HashMap<NodeId, Session>>,
+    /// Nodes that are being dialled.
+    pub dialling: RefCell<BTreeSet<NodeId>>,
     /// A session began or ended.
     pub sessions_changed: watch::Sender<u64>,
     /// Registered workers.
@@ -227,6 +229,7 @@ impl Node {
             policy,
             neighbours: RefCell::default(),
             sessions: RefCell::default(),
+            dialling: RefCell::default(),
             sessions_changed: watch::Sender::new(0),
             workers: RefCell::default(),
             workers_changed: watch::Sender::new(0),

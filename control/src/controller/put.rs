@@ -91,14 +91,19 @@ pub fn failed(node: &Rc<Node>, job: JobId, why: &Failure) -> bool {
 
 /// A put of unknown size needs more room.
 pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, stored: u64) {
+    let reserved = node.catalog.borrow().reserved(job);
+    let size_known = node.jobs.borrow().get(&job).is_some_and(|job| job.report.borrow().size > 0);
     let allowance = stored.saturating_add(ALLOWANCE_STEP);
-    if node.catalog.borrow().reserved(job) >= allowance {
+    // A put whose size was given has all its room from the start.
+    if allowance <= reserved || (size_known && stored <= reserved) {
         return;
     }
     let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());
     let Some(client) = client else { return };
     let granted = match make_room(node, job, allowance).await {
         Ok(()) => command(&client, &Command::Allow { job, allowance }).await.map(drop),
+        // It may end within what it has.
+        Err(_) if stored <= reserved => Ok(()),
         Err(full) => {
             let cancelled = command(&client, &Command::Cancel(job)).await;
             tracing::debug!(?cancelled, "a put that does not fit was cancelled");

@@ -135,6 +135,19 @@ pub async fn dial(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
     if peer == node.identity.node {
         return Err(Failure::invalid("this is the node itself"));
     }
+    if !node.dialling.borrow_mut().insert(peer) {
+        // Somebody else dials it right now.
+        let mut changes = node.sessions_changed.subscribe();
+        let up = async { while !node.sessions.borrow().contains_key(&peer) && changes.changed().await.is_ok() {} };
+        let late = |_| Failure::unavailable(format!("node {peer} cannot be reached"));
+        return timeout(CONNECT_TIME, up).await.map_err(late);
+    }
+    let result = dial_now(node, peer).await;
+    node.dialling.borrow_mut().remove(&peer);
+    result
+}
+
+async fn dial_now(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
     let address = node.neighbours.borrow().address(peer);
     let address = address.ok_or_else(|| {
         Failure::unavailable(format!("no address of node {peer} is known; give it as NODEID@IP:PORT"))

@@ -125,7 +125,9 @@ pub fn get(out: &Output, client: &Client, options: &GetOptions) -> Result<(), Ct
     result.map_err(|error| explain(error, &transfer))?;
     let written = part.finish(&path, options.force)?;
     let took = started.elapsed();
-    let document = document(id, &path, written, took, transfer.report());
+    // The last figures come a moment after the last byte; without a controller there are none.
+    let last = transfer.report().and_then(|report| client.wait(report.job, &mut |_| {}).ok());
+    let document = document(id, &path, written, took, last.as_ref());
     out.print(&document, || {
         format!("{}  {}  {} in {:.2} s, {}", path.display(), id, size(written), took.as_secs_f64(), rate(written, took))
     })
