@@ -1,4 +1,5 @@
 //! The two programs as a shell sees them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
 

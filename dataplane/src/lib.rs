@@ -4,9 +4,9 @@
 //!
 //! | way | files |
 //! |---|---|
-//! | in from a local program | [`door`] -> [`jobs::put`] -> [`store`] |
+//! | in from a local program | [`jobs::door`] -> [`jobs::put`] -> [`store`] |
 //! | in from a peer | [`jobs::fetch`] -> [`net`] -> [`store`] |
-//! | out to a local program | [`store`] -> [`jobs::read`] -> [`door`] |
+//! | out to a local program | [`store`] -> [`jobs::read`] -> [`jobs::door`] |
 //! | out to a peer | [`store`] -> [`net::serve`] |
 //!
 //! [`worker`] owns all of it; [`link`] is the conversation with the controller. Two threads: the network thread runs

@@ -1,4 +1,5 @@
 //! The worker program as a shell sees it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
 

@@ -2,6 +2,7 @@
 //!
 //! Needs the `capnp` tool; without it the test says so and proves nothing. `PANGEA_BLESS=1 cargo test -p pangea-ipc
 //! --test generated` writes the code anew after a schema has changed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 use std::process::Command;

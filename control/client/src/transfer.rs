@@ -53,6 +53,9 @@ pub struct Progress<'a> {
     pub report: Option<&'a JobReport>,
 }
 
+/// Gets each record, the bytes of its payload that are wanted, and where the first of them belongs in the content.
+pub type Deliver<'a> = dyn FnMut(&Record<'_>, Range<usize>, u64) -> Result<(), ClientError> + 'a;
+
 #[derive(Debug)]
 struct Source {
     door: OpenDoor,
@@ -199,7 +202,7 @@ impl Transfer {
     pub fn run(
         &mut self,
         progress: &mut dyn FnMut(Progress<'_>) -> bool,
-        deliver: &mut dyn FnMut(&Record<'_>, Range<usize>, u64) -> Result<(), ClientError>,
+        deliver: &mut Deliver<'_>,
     ) -> Result<(), ClientError> {
         let wanted = self.range.end.min(self.opened.size).saturating_sub(self.range.start);
         loop {
@@ -267,8 +270,7 @@ impl Transfer {
     fn ask(&mut self) -> Result<(), ClientError> {
         let mut lost = Vec::new();
         for index in 0..self.sources.len() {
-            loop {
-                let Some(source) = self.sources.get(index) else { break };
+            while let Some(source) = self.sources.get(index) {
                 if source.asked.len() >= ASKED_MAX {
                     break;
                 }
@@ -307,11 +309,7 @@ impl Transfer {
     }
 
     /// Takes what has come, until `enough`; says whether there was anything.
-    fn take(
-        &mut self,
-        deliver: &mut dyn FnMut(&Record<'_>, Range<usize>, u64) -> Result<(), ClientError>,
-        enough: &Cell<bool>,
-    ) -> Result<bool, ClientError> {
+    fn take(&mut self, deliver: &mut Deliver<'_>, enough: &Cell<bool>) -> Result<bool, ClientError> {
         let mut moved = false;
         let mut lost = Vec::new();
         for index in 0..self.sources.len() {
@@ -350,11 +348,7 @@ impl Transfer {
     }
 
     /// Takes a source's next record, unless it is a chunk whose turn has not come.
-    fn take_one(
-        &mut self,
-        index: usize,
-        deliver: &mut dyn FnMut(&Record<'_>, Range<usize>, u64) -> Result<(), ClientError>,
-    ) -> Result<bool, ClientError> {
+    fn take_one(&mut self, index: usize, deliver: &mut Deliver<'_>) -> Result<bool, ClientError> {
         let Some(source) = self.sources.get_mut(index) else { return Ok(false) };
         let Some(record) = source.door.channel.consumer.try_peek().map_err(ClientError::Ring)? else {
             return Ok(false);

@@ -299,7 +299,8 @@ pub async fn ask(session: &Session, request: &PeerRequest) -> Result<PeerRespons
 
 /// Tells every peer that a content is here whole.
 pub fn announce(node: &Rc<Node>, content: ContentId, size: u64) {
-    for session in node.sessions.borrow().values().cloned() {
+    for session in node.sessions.borrow().values() {
+        let session = session.clone();
         tokio::task::spawn_local(async move {
             // A peer that does not hear it finds out when it asks.
             let _ = ask(&session, &PeerRequest::Announce { content, size }).await;

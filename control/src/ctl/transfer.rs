@@ -43,7 +43,7 @@ pub fn put(out: &Output, client: &Client, options: &PutOptions) -> Result<(), Ct
     }
     let own_name = || path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = options.name.clone().unwrap_or_else(own_name);
-    let known = before.is_file().then(|| before.len());
+    let known = before.is_file().then_some(before.len());
     let (id, size) = put_open(out, client, &file, name, known)?;
     if let Some(expected) = known {
         let after = std::fs::metadata(path).map_err(failed)?;

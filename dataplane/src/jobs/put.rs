@@ -160,9 +160,8 @@ impl<'a> Cutter<'a> {
         let (worker, incoming) = (self.worker, std::sync::Arc::clone(&self.incoming));
         let mut write = async move { worker.store.append(&incoming, chunk, single, buffer).await }.boxed_local();
         // A first poll sends the request, so that the store thread works while the next chunk arrives.
-        match (&mut write).now_or_never() {
-            Some(result) => write = std::future::ready(result).boxed_local(),
-            None => {}
+        if let Some(result) = (&mut write).now_or_never() {
+            write = std::future::ready(result).boxed_local();
         }
         self.writes.push_back(write);
         self.next += 1;

@@ -1,5 +1,6 @@
 //! The end that empties a ring: peek, copy out, release.
 
+#[cfg(not(loom))]
 use std::os::fd::BorrowedFd;
 #[cfg(not(loom))]
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub struct Consumer {
     own_bell: Bell,
     #[cfg(not(loom))]
     other_bell: Bell,
+    #[cfg(loom)]
+    rang: std::cell::Cell<bool>,
 }
 
 /// A record's header, judged: it lies within what was published.
@@ -44,7 +47,7 @@ impl Consumer {
     /// An end on the heap, for loom.
     #[cfg(loom)]
     pub(crate) fn new(segment: Segment) -> Self {
-        Self { segment, head: 0, tail_seen: 0, over: None, announced: false }
+        Self { segment, head: 0, tail_seen: 0, over: None, announced: false, rang: std::cell::Cell::new(false) }
     }
 
     fn header(&self) -> &Header {
@@ -92,7 +95,7 @@ impl Consumer {
         let published = tail.wrapping_sub(self.head);
         let possible = tail >= self.tail_seen
             && published <= u64::from(self.segment.capacity())
-            && tail % RECORD_ALIGN as u64 == 0;
+            && tail.is_multiple_of(RECORD_ALIGN as u64);
         if !possible {
             return Err(self.corrupt("producer position", tail));
         }
@@ -142,6 +145,14 @@ impl Consumer {
     fn ring_other(&self) {
         #[cfg(not(loom))]
         self.other_bell.ring();
+        #[cfg(loom)]
+        self.rang.set(true);
+    }
+
+    /// Whether this end has rung the other's bell.
+    #[cfg(loom)]
+    pub fn rang(&self) -> bool {
+        self.rang.get()
     }
 
     /// Announces that this side sleeps until there is a record. `false`: there is one now; do not sleep. After `true`,

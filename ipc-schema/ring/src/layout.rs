@@ -69,7 +69,7 @@ const _: () = {
     assert!(size_of::<Header>() == 384 && size_of::<Header>() <= HEADER_LEN);
     assert!(RECORD_ALIGN.is_power_of_two() && RECORD_ALIGN >= RECORD_HEADER);
     assert!(CAPACITY_MIN.is_power_of_two() && CAPACITY_MAX.is_power_of_two());
-    assert!(CAPACITY_MIN as usize >= 4 * RECORD_ALIGN && HEADER_LEN % RECORD_ALIGN == 0);
+    assert!(CAPACITY_MIN as usize >= 4 * RECORD_ALIGN && HEADER_LEN.is_multiple_of(RECORD_ALIGN));
 };
 
 /// Bytes that a record with `len` bytes of payload takes in the ring.

@@ -51,18 +51,33 @@
 //! | [`counters`] | the named segment with a worker's live counters |
 
 mod atomics;
+#[cfg(not(loom))]
 pub mod channel;
 pub mod consumer;
+#[cfg(not(loom))]
 pub mod counters;
+#[cfg(not(loom))]
 pub mod doorbell;
 mod error;
 pub mod layout;
 pub mod producer;
+#[cfg(loom)]
+mod segment;
+#[cfg(not(loom))]
 pub mod segment;
 
+#[cfg(not(loom))]
 pub use channel::{Channel, Handover};
 pub use consumer::{Consumer, Record};
+#[cfg(not(loom))]
 pub use counters::{CountersSegment, CountersView, reap_stale};
 pub use error::RingError;
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, RECORD_MAX};
 pub use producer::{Claim, Producer};
+
+/// Both ends of a ring of `capacity` bytes on the heap, for loom.
+#[cfg(loom)]
+pub fn loom_ring(capacity: u32) -> (Producer, Consumer) {
+    let segment = segment::Segment::create(capacity);
+    (Producer::new(segment.clone()), Consumer::new(segment))
+}

@@ -1,5 +1,6 @@
 //! The end that fills a ring: claim, fill, publish.
 
+#[cfg(not(loom))]
 use std::os::fd::BorrowedFd;
 #[cfg(not(loom))]
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub struct Producer {
     own_bell: Bell,
     #[cfg(not(loom))]
     other_bell: Bell,
+    #[cfg(loom)]
+    rang: std::cell::Cell<bool>,
 }
 
 impl Producer {
@@ -36,7 +39,7 @@ impl Producer {
     /// An end on the heap, for loom.
     #[cfg(loom)]
     pub(crate) fn new(segment: Segment) -> Self {
-        Self { segment, tail: 0, head_seen: 0, over: None, announced: false }
+        Self { segment, tail: 0, head_seen: 0, over: None, announced: false, rang: std::cell::Cell::new(false) }
     }
 
     fn header(&self) -> &Header {
@@ -103,7 +106,7 @@ impl Producer {
     fn look_at_head(&mut self) -> Result<(), RingError> {
         // Acquire pairs with the consumer's Release in `release`: it has finished reading below this position.
         let head = self.header().consumer.position.load(Ordering::Acquire);
-        let possible = (self.head_seen..=self.tail).contains(&head) && head % RECORD_ALIGN as u64 == 0;
+        let possible = (self.head_seen..=self.tail).contains(&head) && head.is_multiple_of(RECORD_ALIGN as u64);
         if !possible {
             return Err(*self.over.insert(RingError::Corrupt { what: "consumer position", value: head }));
         }
@@ -147,6 +150,14 @@ impl Producer {
     fn ring_other(&self) {
         #[cfg(not(loom))]
         self.other_bell.ring();
+        #[cfg(loom)]
+        self.rang.set(true);
+    }
+
+    /// Whether this end has rung the other's bell.
+    #[cfg(loom)]
+    pub fn rang(&self) -> bool {
+        self.rang.get()
     }
 
     /// Announces that this side sleeps until there is room for `len` bytes. `false`: there is room now, or the ring is

@@ -1,4 +1,6 @@
 //! The ring against a plain queue: whatever is done to both, both answer alike.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
