@@ -43,6 +43,7 @@ fn memory_is_used_again_only_after_it_was_released() {
             record.copy_to(&mut bytes);
             assert_eq!(bytes, [1; 8], "not yet overwritten");
             record.release();
+            consumer // lives on: its end would end the ring
         });
         let _ = producer.try_push(0, 2, &[2; 8]).unwrap();
         taker.join().unwrap();
@@ -55,10 +56,11 @@ fn nobody_sleeps_through_a_record() {
         let (mut producer, mut consumer) = loom_ring(256);
         let filler = thread::spawn(move || {
             assert!(producer.try_push(0, 7, &[0; 8]).unwrap());
-            producer.rang()
+            let rang = producer.rang();
+            (rang, producer) // lives on: its end would ring too
         });
         let sleeps = consumer.arm().unwrap();
-        let rang = filler.join().unwrap();
+        let (rang, _producer) = filler.join().unwrap();
         assert!(!sleeps || rang, "it went to sleep, and the bell was not rung");
     });
 }
@@ -72,10 +74,11 @@ fn nobody_sleeps_through_room() {
         }
         let taker = thread::spawn(move || {
             consumer.try_peek().unwrap().unwrap().release();
-            consumer.rang()
+            let rang = consumer.rang();
+            (rang, consumer) // lives on: its end would ring too
         });
         let sleeps = producer.arm(8).unwrap();
-        let rang = taker.join().unwrap();
+        let (rang, _consumer) = taker.join().unwrap();
         assert!(!sleeps || rang, "it went to sleep, and the bell was not rung");
     });
 }
