@@ -237,7 +237,7 @@ fn read_file(path: &Path) -> Result<File, String> {
 
 /// File, line, what is wrong, and for an unknown key the nearest known one.
 fn describe(path: &Path, text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).lines().count().max(1));
+    let line = error.span().map_or(0, |span| 1 + text.get(..span.start).unwrap_or(text).matches('\n').count());
     let message = error.message();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let suggestion = match quoted.split_first() {

@@ -26,6 +26,8 @@ const FAILURES_MAX: u32 = 8;
 const LATE_FACTOR: u32 = 3;
 /// No chunk is late before this: short paths have long tails.
 const LATE_MIN: Duration = Duration::from_millis(200);
+/// Nor before this at a source that has not delivered anything yet: it may be far, or just being connected to.
+const LATE_FIRST: Duration = Duration::from_secs(1);
 /// Sources that may have the same chunk under way at once.
 const COPIES_MAX: usize = 2;
 
@@ -281,7 +283,7 @@ impl Fetch {
 }
 
 fn lateness(source: &Source) -> Duration {
-    source.pace.map_or(LATE_MIN, |pace| (pace * LATE_FACTOR).max(LATE_MIN))
+    source.pace.map_or(LATE_FIRST, |pace| (pace * LATE_FACTOR).max(LATE_MIN))
 }
 
 #[cfg(test)]
