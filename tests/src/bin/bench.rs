@@ -245,7 +245,9 @@ fn nginx(file: &Path, bytes: u64, runs: usize) -> Option<f64> {
     );
     let path = folder.path().join("nginx.conf");
     std::fs::write(&path, config).unwrap();
-    let mut server = Command::new("nginx").arg("-c").arg(&path).arg("-p").arg(folder.path()).spawn().unwrap();
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(&path).arg("-p").arg(folder.path()).stdout(Stdio::null());
+    let mut server = command.spawn().unwrap();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -256,7 +258,9 @@ fn nginx(file: &Path, bytes: u64, runs: usize) -> Option<f64> {
         assert!(status.success());
         gbps(bytes, started.elapsed())
     });
-    server.kill().unwrap();
+    // Asked, not killed: its worker would live on.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     server.wait().unwrap();
     Some(value)
 }
