@@ -5,7 +5,6 @@
 //! makes no sense is answered with a failure; one that is too large ends its connection; neither ends the process.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::rc::Rc;
 
 use capnp::message::ReaderOptions;
@@ -406,17 +405,5 @@ impl WorkerLink {
         codec::worker::write_events(events, |count| call.get().init_events(count)).map_err(RpcError::Request)?;
         call.send().promise.await?;
         Ok(())
-    }
-}
-
-/// Polls a call and its driver together, for callers without a task to spare.
-pub async fn with_driver<T>(
-    driver: &mut Driver,
-    call: impl Future<Output = Result<T, RpcError>>,
-) -> Result<T, RpcError> {
-    tokio::select! {
-        biased;
-        result = call => result,
-        () = driver => Err(RpcError::Disconnected),
     }
 }

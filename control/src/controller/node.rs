@@ -125,6 +125,8 @@ pub struct Node {
     pub catalog: RefCell<Catalog>,
     /// Names of puts under way.
     pub puts: RefCell<BTreeMap<JobId, String>>,
+    /// Which worker takes which put.
+    pub put_workers: RefCell<BTreeMap<JobId, WorkerIndex>>,
     /// Policies.
     pub history: RefCell<History>,
     /// The policy in force.
@@ -225,6 +227,7 @@ impl Node {
             db,
             catalog: RefCell::new(catalog),
             puts: RefCell::new(stored.puts),
+            put_workers: RefCell::default(),
             history: RefCell::new(history),
             policy,
             neighbours: RefCell::default(),

@@ -38,6 +38,7 @@ async fn open_door(node: &Rc<Node>, job: &Rc<Job>, name: &str, allowance: u64) -
     // On disk before the first byte moves: also a controller that crashes now will know the name.
     node.puts.borrow_mut().insert(job.id, name.clone());
     node.stored(node.db.set_put(job.id, Some(&name)));
+    node.put_workers.borrow_mut().insert(job.id, worker);
     command(&client, &Command::Put(PutPlan { job: job.id, token, allowance })).await?;
     node.jobs.borrow_mut().insert(job.id, Rc::clone(job));
     let path = door(node, worker)?;
@@ -115,9 +116,22 @@ pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, sto
     }
 }
 
+/// A worker has gone, and its puts with it: the room kept for them is free again.
+pub fn worker_lost(node: &Rc<Node>, worker: WorkerIndex) {
+    let lost: Vec<JobId> = {
+        let puts = node.put_workers.borrow();
+        puts.iter().filter(|(_, on)| **on == worker).map(|(job, _)| *job).collect()
+    };
+    for job in lost {
+        let why = Failure::unavailable(format!("worker {worker} went away in the middle of it; run the command again"));
+        failed(node, job, &why);
+    }
+}
+
 /// Gives back what is kept for a put; says its name, when there was one.
 pub fn forget(node: &Node, job: JobId) -> Option<String> {
     node.catalog.borrow_mut().release(job);
+    node.put_workers.borrow_mut().remove(&job);
     let name = node.puts.borrow_mut().remove(&job);
     if name.is_some() {
         node.stored(node.db.set_put(job, None));

@@ -60,6 +60,7 @@ impl Link {
             tracing::warn!(worker = %index, pid, "worker disconnected");
             retire(&self.node, &worker.registration.counters);
             fetches::worker_lost(&self.node, index);
+            put::worker_lost(&self.node, index);
             self.node.workers_changed.send_modify(|version| *version += 1);
         }
     }
