@@ -1,6 +1,6 @@
 //! The figures of `docs/BENCHMARKS.md`, as a table or as JSON, with a bare quinn stream and nginx + curl in the same run.
 //!
-//! `cargo run --release -p pangea-tests --bin bench -- [--json] [--mib N]`. Programs must be built before
+//! `cargo run --release -p pangea-tests --bin bench -- [--json] [--mib N] [CASE...]`. Programs must be built before
 //! (`cargo build --release`). Everything runs on loopback, in temporary folders (`TMPDIR` says where).
 
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use pangea_client::{Client, GetOptions, PutOptions};
 use pangea_dataplane::net::endpoint::{open, transport};
 use pangea_dataplane::net::tls::{Identity, Pins, SERVER_NAME};
@@ -22,6 +22,8 @@ use serde_json::json;
 /// Benchmarks of whole nodes against bare peers.
 #[derive(Parser)]
 struct Arguments {
+    /// What to measure; all without one
+    cases: Vec<Case>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -31,6 +33,18 @@ struct Arguments {
     /// Repeat each case and take the median
     #[arg(long, default_value_t = 3)]
     runs: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Case {
+    /// Put of a cached file
+    Put,
+    /// Get from a peer, against a bare quinn stream
+    Get,
+    /// Local get, against nginx + curl
+    Local,
+    /// A policy change
+    Policy,
 }
 
 struct Row {
@@ -46,10 +60,14 @@ fn main() {
         return runtime.block_on(quinn_role(&role));
     }
     let arguments = Arguments::parse();
-    let bytes = arguments.mib << 20;
+    let wants = |case| arguments.cases.is_empty() || arguments.cases.contains(&case);
     let mut rows = Vec::new();
-    transfer_cases(bytes, arguments.runs, &mut rows);
-    rows.push(policy_case());
+    if wants(Case::Put) || wants(Case::Get) || wants(Case::Local) {
+        transfer_cases(arguments.mib << 20, arguments.runs, wants, &mut rows);
+    }
+    if wants(Case::Policy) {
+        rows.push(policy_case());
+    }
     if arguments.json {
         let rows: Vec<_> = rows
             .iter()
@@ -73,7 +91,7 @@ fn median(runs: usize, mut one: impl FnMut() -> f64) -> f64 {
     values[values.len() / 2]
 }
 
-fn transfer_cases(bytes: u64, runs: usize, rows: &mut Vec<Row>) {
+fn transfer_cases(bytes: u64, runs: usize, wants: impl Fn(Case) -> bool, rows: &mut Vec<Row>) {
     let one = NodeOptions { workers: 1, ..NodeOptions::default() };
     let (a, b) = (Node::start(one.clone()), Node::start(one));
     a.befriend(&b);
@@ -81,11 +99,16 @@ fn transfer_cases(bytes: u64, runs: usize, rows: &mut Vec<Row>) {
     sample::write_file(&source, bytes, 1).unwrap();
     let client_a = Client::connect(&a.runtime_dir()).unwrap();
     let client_b = Client::connect(&b.runtime_dir()).unwrap();
+    // Both number their workers from 0, so both would sit on the first CPU; on two machines they would not.
+    for (client, cpu) in [(&client_a, 0), (&client_b, 1)] {
+        client.call(Request::PolicySet(vec![format!("workers.cpus={cpu}")])).unwrap();
+    }
     std::io::copy(&mut std::fs::File::open(&source).unwrap(), &mut std::io::sink()).unwrap(); // into the page cache
 
     let mut whole = Vec::new();
     let mut id = None;
-    let sent = median(runs, || {
+    let puts = if wants(Case::Put) { runs } else { 1 };
+    let sent = median(puts, || {
         if let Some(id) = id {
             client_a.call(Request::Remove(id)).unwrap();
         }
@@ -99,17 +122,17 @@ fn transfer_cases(bytes: u64, runs: usize, rows: &mut Vec<Row>) {
         gbps(bytes, last)
     });
     let id = id.unwrap();
-    rows.push(Row {
-        what: "put from page cache, before the final sync",
-        value: sent,
-        unit: "GB/s",
-        note: "goal 1.0".into(),
-    });
-    whole.sort_by(f64::total_cmp);
-    rows.push(Row { what: "put, hashed and synced", value: whole[whole.len() / 2], unit: "GB/s", note: String::new() });
-
-    let bare = median(runs, || bare_quinn(bytes));
-    rows.push(Row { what: "bare quinn stream, MTU 1452", value: bare, unit: "GB/s", note: String::new() });
+    if wants(Case::Put) {
+        rows.push(Row {
+            what: "put from page cache, before the final sync",
+            value: sent,
+            unit: "GB/s",
+            note: "goal 1.0".into(),
+        });
+        whole.sort_by(f64::total_cmp);
+        let value = whole[whole.len() / 2];
+        rows.push(Row { what: "put, hashed and synced", value, unit: "GB/s", note: String::new() });
+    }
     let mut touched = 0_u64;
     let mut space = vec![0; 256 << 10];
     let mut take = |client: &Client| {
@@ -125,19 +148,27 @@ fn transfer_cases(bytes: u64, runs: usize, rows: &mut Vec<Row>) {
             .unwrap();
         started.elapsed()
     };
-    let peer = median(runs, || {
-        let _ = client_b.call(Request::Remove(id)); // not there the first time
-        gbps(bytes, take(&client_b))
-    });
-    let note = format!("{:.2} of bare quinn; goal 0.6", peer / bare);
-    rows.push(Row { what: "get from a peer, one worker a side, verified, synced", value: peer, unit: "GB/s", note });
-    let local = median(runs, || gbps(bytes, take(&client_b)));
-    rows.push(Row { what: "local get, every byte touched", value: local, unit: "GB/s", note: "goal 2.0".into() });
-    std::hint::black_box(touched);
-    match nginx(&source, bytes, runs) {
-        Some(value) => rows.push(Row { what: "nginx + curl over loopback", value, unit: "GB/s", note: String::new() }),
-        None => eprintln!("nginx or curl is not installed: not compared"),
+    if wants(Case::Get) {
+        let bare = median(runs, || bare_quinn(bytes));
+        rows.push(Row { what: "bare quinn stream, MTU 1452", value: bare, unit: "GB/s", note: String::new() });
+        let peer = median(runs, || {
+            let _ = client_b.call(Request::Remove(id)); // not there the first time
+            gbps(bytes, take(&client_b))
+        });
+        let note = format!("{:.2} of bare quinn; goal 0.6", peer / bare);
+        rows.push(Row { what: "get from a peer, one worker a side, verified, synced", value: peer, unit: "GB/s", note });
     }
+    if wants(Case::Local) {
+        let local = median(runs, || gbps(bytes, take(&client_a)));
+        rows.push(Row { what: "local get, every byte touched", value: local, unit: "GB/s", note: "goal 2.0".into() });
+        match nginx(&source, bytes, runs) {
+            Some(value) => {
+                rows.push(Row { what: "nginx + curl over loopback", value, unit: "GB/s", note: String::new() });
+            }
+            None => eprintln!("nginx or curl is not installed: not compared"),
+        }
+    }
+    std::hint::black_box(touched);
 }
 
 /// Reads every byte.
