@@ -9,6 +9,7 @@
 //! | `tests/tidy.rs` | rules that compilers do not check |
 //! | `src/bin/bench.rs` | the figures of `docs/BENCHMARKS.md` |
 
+pub mod impostor;
 pub mod node;
 pub mod sample;
 

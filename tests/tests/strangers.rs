@@ -1,6 +1,12 @@
 //! Deny by default: who is not admitted gets nothing.
 
+use pangea_control::controller::identity::Identity;
+use pangea_ipc::failure::FailureCode;
+use pangea_ipc::peer::PeerResponse;
+use pangea_tests::impostor::{Impostor, Lie, guests_requests, knock, manifest_of};
 use pangea_tests::{Node, NodeOptions, sample};
+
+const CHUNK: usize = 256 << 10;
 
 #[test]
 fn an_unknown_node_is_refused_at_the_noise_layer_and_told_how_to_get_in() {
@@ -43,4 +49,110 @@ fn a_node_that_was_only_asked_gets_nothing_in_return() {
     let _ = b.ctl(["get", &a.ticket(&id_a), "-o", b.file("got").to_str().unwrap()]).ok();
     let run = a.ctl(["get", &id_b, "-o", a.file("got").to_str().unwrap()]);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
+}
+
+#[test]
+fn a_stranger_gets_no_session_and_a_node_that_was_only_asked_is_refused_every_request() {
+    let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    let id = node.id().parse().unwrap();
+    let refusal = knock(node.listen(), id, &Identity::generate().unwrap());
+    assert!(refusal.contains("does not know it"), "{refusal}");
+
+    let secret = node.file("secret");
+    sample::write_file(&secret, 1000, 1).unwrap();
+    let secret = node.put(&secret).parse().unwrap();
+    let offered = vec![5; 1000];
+    let content = manifest_of(&offered).id().to_string();
+    let asked = Impostor::start(offered, Lie::Endless, secret);
+    let _ = node.ctl(["get", &content, "--peer", &asked.address(), "-o", "-"]).ok();
+    for request in guests_requests(secret) {
+        match asked.next_answer() {
+            PeerResponse::Refused(failure) => assert_eq!(failure.code, FailureCode::Denied, "{request:?}: {failure}"),
+            answer => panic!("{request:?} was answered with {answer:?}"),
+        }
+    }
+}
+
+/// A node, an impostor that offers something, and the bytes that it offers.
+fn lied_to(lie: Lie) -> (Node, Impostor, Vec<u8>) {
+    let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    let path = node.file("offered");
+    sample::write_file(&path, 5 * CHUNK as u64 + 9, 77).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let impostor = Impostor::start(bytes.clone(), lie, manifest_of(b"nothing").id());
+    (node, impostor, bytes)
+}
+
+fn is_found_out(lie: Lie, said: &str) {
+    let (node, impostor, bytes) = lied_to(lie);
+    let id = manifest_of(&bytes).id().to_string();
+    let path = node.file("got");
+    let liar = impostor.address();
+    let get = ["get", &id, "--peer", &liar, "-o", path.to_str().unwrap()];
+    let run = node.ctl(get);
+    assert!(run.code.is_some_and(|code| code > 0), "{lie:?}: {run:?}");
+    assert!(run.stderr.contains(said), "{lie:?}: {}", run.stderr);
+    assert!(!path.exists(), "{lie:?}: no file from a get that failed");
+    // From an honest node the same get works, whatever the liar has done before or does meanwhile.
+    let honest = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    honest.befriend(&node);
+    assert_eq!(honest.put(&node.file("offered")), id);
+    let address = honest.address();
+    let both = [&get[..], &["--peer", &address]].concat();
+    let _ = node.ctl(both).ok();
+    assert!(std::fs::read(&path).unwrap() == bytes, "{lie:?}");
+}
+
+#[test]
+fn wrong_bytes_are_charged_to_who_sent_them() {
+    is_found_out(Lie::WrongBytes, "sent wrong bytes");
+}
+
+#[test]
+fn wrong_symbols_are_charged_to_who_sent_them() {
+    is_found_out(Lie::WrongSymbols, "sent wrong bytes");
+}
+
+#[test]
+fn a_shape_that_cannot_be_is_refused() {
+    is_found_out(Lie::ImpossibleShape, "symbols cannot have 1 bytes");
+}
+
+#[test]
+fn another_length_than_the_chunk_has_is_refused() {
+    is_found_out(Lie::OtherLength, "announced 131072 bytes for a chunk of 262144");
+}
+
+#[test]
+fn a_truncated_answer_is_tried_again_and_then_given_up() {
+    is_found_out(Lie::Truncated, "ended within the chunk");
+}
+
+#[test]
+fn garbage_for_an_answer_is_refused() {
+    is_found_out(Lie::Garbage, "broke the protocol");
+}
+
+#[test]
+fn a_wrong_manifest_is_refused() {
+    is_found_out(Lie::WrongManifest, "manifest");
+}
+
+#[test]
+fn a_manifest_that_is_too_long_is_refused() {
+    is_found_out(Lie::LongManifest, "manifest");
+}
+
+#[test]
+fn a_size_that_does_not_fit_is_refused() {
+    is_found_out(Lie::ImpossibleSize, "manifest");
+}
+
+#[test]
+fn bytes_without_end_after_a_right_chunk_are_not_listened_to() {
+    let (node, impostor, bytes) = lied_to(Lie::Endless);
+    let id = manifest_of(&bytes).id().to_string();
+    let path = node.file("got");
+    let _ = node.ctl(["get", &id, "--peer", &impostor.address(), "-o", path.to_str().unwrap()]).ok();
+    assert!(std::fs::read(&path).unwrap() == bytes);
 }

@@ -97,8 +97,8 @@ pub enum News {
     SourceLost {
         /// Who.
         peer: NodeId,
-        /// It sent wrong bytes.
-        banned: bool,
+        /// Why; [`FailureCode::Corrupt`]: it sent wrong bytes.
+        why: Failure,
     },
     /// The share has ended.
     Failed(Failure),
@@ -148,10 +148,11 @@ pub fn handle(node: &Rc<Node>, job: JobId, news: News) {
                     fetch.starved_since.set(Some(Instant::now()));
                 }
             }
-            News::SourceLost { peer, banned } => {
-                if banned {
+            News::SourceLost { peer, why } => {
+                if why.code == FailureCode::Corrupt {
                     fetch.banned.borrow_mut().insert(peer);
                 }
+                *fetch.trouble.borrow_mut() = why.text;
             }
             News::Failed(why) => {
                 share.running = false;
@@ -350,12 +351,6 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
         fetch.content,
         sources.len()
     );
-    if !banned.is_empty() {
-        text.push_str(&format!(
-            "; {} sent wrong bytes and was given up",
-            banned.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
-        ));
-    }
     let trouble = fetch.trouble.borrow();
     if !trouble.is_empty() {
         text.push_str(&format!("; last trouble: {trouble}"));

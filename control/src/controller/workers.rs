@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
 use pangea_ipc::counter;
-use pangea_ipc::failure::{Failure, FailureCode};
+use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::WorkerIndex;
 use pangea_ipc::node::{WorkerReport, WorkerState};
 use pangea_ipc::rpc::{RegistrarService, WorkerClient, serve_registrar};
@@ -163,9 +163,8 @@ async fn handle(node: &Rc<Node>, worker: WorkerIndex, event: Event) {
         Event::FetchDone(job) => fetches::handle(node, job, fetches::News::Done),
         Event::Starved { job, .. } => fetches::handle(node, job, fetches::News::Starved),
         Event::SourceLost { job, node: peer, why } => {
-            let banned = why.code == FailureCode::Corrupt;
-            tracing::warn!(%job, %peer, %why, banned, "source lost");
-            fetches::handle(node, job, fetches::News::SourceLost { peer, banned });
+            tracing::warn!(%job, %peer, %why, "source lost");
+            fetches::handle(node, job, fetches::News::SourceLost { peer, why });
         }
         Event::ReadDone(_) => {}
     }

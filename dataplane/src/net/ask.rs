@@ -56,8 +56,9 @@ impl AskError {
             Self::Refused(Refusal::NotHeld) => Failed::NotHeld,
             // An honest server of this content knows its size; one that differs is of no use, but has not lied.
             Self::Refused(Refusal::OtherSize | Refusal::Busy | Refusal::Unreadable) => Failed::Transient,
+            // No honest server announces symbols that cannot be.
+            Self::Protocol(_) | Self::Length { .. } | Self::Assembly(AssemblyError::Shape(_)) => Failed::BadBytes,
             Self::Broken(_) | Self::Stalled | Self::Assembly(_) => Failed::Transient,
-            Self::Protocol(_) | Self::Length { .. } => Failed::BadBytes,
         }
     }
 }

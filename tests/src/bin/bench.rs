@@ -156,7 +156,12 @@ fn transfer_cases(bytes: u64, runs: usize, wants: impl Fn(Case) -> bool, rows: &
             gbps(bytes, take(&client_b))
         });
         let note = format!("{:.2} of bare quinn; goal 0.6", peer / bare);
-        rows.push(Row { what: "get from a peer, one worker a side, verified, synced", value: peer, unit: "GB/s", note });
+        rows.push(Row {
+            what: "get from a peer, one worker a side, verified, synced",
+            value: peer,
+            unit: "GB/s",
+            note,
+        });
     }
     if wants(Case::Local) {
         let local = median(runs, || gbps(bytes, take(&client_a)));

@@ -1,0 +1,303 @@
+//! A peer that speaks every protocol rightly up to the point where it lies.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use futures::future::LocalBoxFuture;
+use pangea_control::controller::identity::Identity as NodeIdentity;
+use pangea_control::controller::noise;
+use pangea_dataplane::net::endpoint;
+use pangea_dataplane::net::tls::{Identity as WorkerIdentity, Pins};
+use pangea_dataplane_core::frame::{Answer, Mark, REQUEST_LEN, Request, SymbolHeader};
+use pangea_fec::ChunkShape;
+use pangea_ipc::address::{Endpoint, PeerAddress};
+use pangea_ipc::chunk_set::ChunkSet;
+use pangea_ipc::content::{CHUNK_SIZE, ChainingValue, Manifest, chaining_value};
+use pangea_ipc::failure::Failure;
+use pangea_ipc::ids::{ContentId, NodeId, WorkerIndex};
+use pangea_ipc::peer::{Found, FoundHere, Introduction, PeerRequest, PeerResponse};
+use pangea_ipc::rpc::{PeerService, peer_session};
+use pangea_ipc::worker::Pin;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+/// What is wrong with the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// Chunks of the right length with wrong bytes.
+    WrongBytes,
+    /// Symbols of the right shape with wrong bytes.
+    WrongSymbols,
+    /// Symbols of a shape that cannot be.
+    ImpossibleShape,
+    /// Another length than the chunk has.
+    OtherLength,
+    /// The stream ends within the chunk.
+    Truncated,
+    /// The right chunk, and then bytes without end.
+    Endless,
+    /// No answer that this protocol knows.
+    Garbage,
+    /// A manifest that does not prove the content.
+    WrongManifest,
+    /// A manifest page with more values than the content has chunks.
+    LongManifest,
+    /// A size that no content has.
+    ImpossibleSize,
+}
+
+/// A running impostor; ends when dropped.
+#[derive(Debug)]
+pub struct Impostor {
+    address: PeerAddress,
+    answers: Receiver<PeerResponse>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Impostor {
+    /// Starts a peer that offers `bytes` and lies about them. Whoever opens a session to it is asked for `curious`.
+    ///
+    /// # Panics
+    /// When the system refuses a port or a thread.
+    #[must_use]
+    pub fn start(bytes: Vec<u8>, lie: Lie, curious: ContentId) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (tell, told) = channel();
+        let (note, answers) = channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            tokio::task::LocalSet::new().block_on(&runtime, async {
+                let state = State::new(bytes, lie, curious, note);
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = listener.local_addr().unwrap();
+                tell.send(PeerAddress { node: state.node.node, address: Some(address) }).unwrap();
+                tokio::select! {
+                    () = serve_sessions(Rc::clone(&state), listener) => {}
+                    () = serve_chunks(state) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        let address = told.recv().unwrap();
+        Self { address, answers, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// `NODEID@HOST:PORT`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What a node that opened a session answered to the next of [`guests_requests`]; waits for it.
+    ///
+    /// # Panics
+    /// When the impostor has ended.
+    #[must_use]
+    pub fn next_answer(&self) -> PeerResponse {
+        self.answers.recv().unwrap()
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The manifest of bytes in memory.
+///
+/// # Panics
+/// When there are more bytes than a content may have.
+#[must_use]
+pub fn manifest_of(bytes: &[u8]) -> Manifest {
+    let chunks: Vec<&[u8]> = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(CHUNK_SIZE as usize).collect() };
+    let single = chunks.len() == 1;
+    let values = (0..).zip(&chunks).map(|(index, chunk)| chaining_value(index, single, chunk)).collect();
+    Manifest::seal(bytes.len() as u64, values).unwrap()
+}
+
+struct State {
+    bytes: Vec<u8>,
+    lie: Lie,
+    curious: ContentId,
+    note: Sender<PeerResponse>,
+    manifest: Manifest,
+    node: NodeIdentity,
+    quic: quinn::Endpoint,
+    worker: Endpoint,
+    pins: Pins,
+}
+
+impl State {
+    fn new(bytes: Vec<u8>, lie: Lie, curious: ContentId, note: Sender<PeerResponse>) -> Rc<Self> {
+        let identity = WorkerIdentity::generate().unwrap();
+        let pins = Pins::default();
+        let quic = endpoint::open("127.0.0.1:0".parse().unwrap(), &identity, &pins, None).unwrap();
+        let worker = Endpoint { worker: WorkerIndex(0), address: quic.local_addr().unwrap(), key: identity.key() };
+        let manifest = manifest_of(&bytes);
+        let node = NodeIdentity::generate().unwrap();
+        Rc::new(Self { bytes, lie, curious, note, manifest, node, quic, worker, pins })
+    }
+
+    fn chunk(&self, chunk: u32) -> &[u8] {
+        let start = chunk as usize * CHUNK_SIZE as usize;
+        &self.bytes[start..self.bytes.len().min(start + CHUNK_SIZE as usize)]
+    }
+}
+
+async fn serve_sessions(state: Rc<State>, listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let Ok(secured) = noise::accept(stream, &state.node).await else { continue };
+        let peer = secured.node;
+        let Ok(stream) = secured.welcome().await else { continue };
+        let (client, driver) = peer_session(stream, false, Rc::new(Liar { state: Rc::clone(&state), peer }));
+        tokio::task::spawn_local(driver);
+        let state = Rc::clone(&state);
+        tokio::task::spawn_local(async move {
+            for request in guests_requests(state.curious) {
+                let Ok(answer) = client.call(&request).await else { return };
+                let _ = state.note.send(answer); // nobody may be interested
+            }
+            std::future::pending::<()>().await // the client keeps the session open
+        });
+    }
+}
+
+struct Liar {
+    state: Rc<State>,
+    peer: NodeId,
+}
+
+impl PeerService for Liar {
+    fn call(self: Rc<Self>, request: PeerRequest) -> LocalBoxFuture<'static, PeerResponse> {
+        Box::pin(async move {
+            let state = &self.state;
+            match request {
+                PeerRequest::Introduce(theirs) => {
+                    let pin = |worker: &Endpoint| Pin { key: worker.key, node: self.peer };
+                    state.pins.set(&theirs.workers.iter().map(pin).collect::<Vec<_>>());
+                    PeerResponse::Introduction(introduction(vec![state.worker]))
+                }
+                PeerRequest::Ping(nonce) => PeerResponse::Pong(nonce),
+                PeerRequest::Find(content) if content == state.manifest.id() => PeerResponse::Found(found(state)),
+                PeerRequest::Manifest { first, count, .. } => PeerResponse::Manifest(values(state, first, count)),
+                _ => PeerResponse::Refused(Failure::not_found("not here")),
+            }
+        })
+    }
+}
+
+fn found(state: &State) -> Found {
+    let geometry = state.manifest.geometry();
+    let size = if state.lie == Lie::ImpossibleSize { geometry.size() * 3 } else { geometry.size() };
+    let held = ChunkSet::full(geometry.chunk_count());
+    Found { here: Some(FoundHere { size, held, name: "gift".into() }), others: Vec::new() }
+}
+
+fn values(state: &State, first: u32, count: u32) -> Vec<ChainingValue> {
+    let right = state.manifest.values().iter().skip(first as usize).take(count as usize).copied();
+    match state.lie {
+        Lie::WrongManifest => right.map(|_| [9; 32]).collect(),
+        Lie::LongManifest => right.chain([[9; 32]; 3]).collect(),
+        _ => right.collect(),
+    }
+}
+
+fn introduction(workers: Vec<Endpoint>) -> Introduction {
+    Introduction { version: "0".into(), listen: None, workers }
+}
+
+async fn serve_chunks(state: Rc<State>) {
+    while let Some(incoming) = state.quic.accept().await {
+        let Ok(connection) = incoming.await else { continue };
+        let state = Rc::clone(&state);
+        tokio::task::spawn_local(async move {
+            while let Ok((send, recv)) = connection.accept_bi().await {
+                // Whoever has found out does not listen to the rest.
+                let _ = answer(&state, &connection, send, recv).await;
+            }
+        });
+    }
+}
+
+async fn answer(
+    state: &State,
+    connection: &quinn::Connection,
+    mut send: quinn::SendStream,
+    mut recv: quinn::RecvStream,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut bytes = [0; REQUEST_LEN];
+    recv.read_exact(&mut bytes).await?;
+    let request = Request::parse(&bytes)?;
+    let right = state.chunk(request.chunk);
+    let len = u32::try_from(right.len())?;
+    let wrong = vec![0xee; right.len()];
+    match state.lie {
+        Lie::WrongBytes => {
+            send.write_all(&Answer::Stream { len }.to_bytes()).await?;
+            send.write_all(&wrong).await?;
+        }
+        Lie::Truncated => {
+            send.write_all(&Answer::Stream { len }.to_bytes()).await?;
+            send.write_all(&right[..right.len() / 2]).await?;
+        }
+        Lie::Endless => {
+            send.write_all(&Answer::Stream { len }.to_bytes()).await?;
+            send.write_all(right).await?;
+            loop {
+                send.write_all(&wrong).await?;
+            }
+        }
+        Lie::OtherLength => send.write_all(&Answer::Stream { len: len / 2 }.to_bytes()).await?,
+        Lie::ImpossibleShape => send.write_all(&Answer::Fec { len, symbol_len: 1 }.to_bytes()).await?,
+        Lie::WrongSymbols => {
+            let symbol_len = 1000;
+            send.write_all(&Answer::Fec { len, symbol_len }.to_bytes()).await?;
+            let shape = ChunkShape::new(right.len(), usize::from(symbol_len))?;
+            for block in 0..u8::try_from(shape.blocks())? {
+                for symbol in 0..u8::try_from(shape.block(usize::from(block)).unwrap().k)? {
+                    let header = SymbolHeader { transfer: request.transfer, block, symbol };
+                    let datagram = [&header.to_bytes()[..], &wrong[..usize::from(symbol_len)]].concat();
+                    connection.send_datagram_wait(datagram.into()).await?;
+                }
+            }
+            let sent = u32::try_from(shape.data_symbols())?;
+            send.write_all(&Mark { sent }.to_bytes()).await?;
+            let _ = recv.read_to_end(1 << 16).await;
+        }
+        _ => send.write_all(&[0xff; 4096]).await?,
+    }
+    send.finish()?;
+    Ok(())
+}
+
+/// Tries to open a session; says why it was refused.
+///
+/// # Panics
+/// When the node lets it in.
+#[must_use]
+pub fn knock(address: SocketAddr, node: NodeId, identity: &NodeIdentity) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new()
+        .block_on(&runtime, async {
+            noise::connect(TcpStream::connect(address).await.unwrap(), identity, node).await.err()
+        })
+        .expect("a refusal")
+        .to_string()
+}
+
+/// One request of every kind that is for admitted nodes alone.
+#[must_use]
+pub fn guests_requests(content: ContentId) -> Vec<PeerRequest> {
+    vec![
+        PeerRequest::Find(content),
+        PeerRequest::Manifest { content, first: 0, count: 1 },
+        PeerRequest::Announce { content, size: 1 },
+    ]
+}
