@@ -30,11 +30,13 @@ pub struct NodeOptions {
     pub policy: Vec<String>,
     /// Further arguments of the controller.
     pub arguments: Vec<String>,
+    /// State folder; one of the node's own without it.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { workers: 2, loss_pct: 0.0, policy: Vec::new(), arguments: Vec::new() }
+        Self { workers: 2, loss_pct: 0.0, policy: Vec::new(), arguments: Vec::new(), state_dir: None }
     }
 }
 
@@ -153,7 +155,7 @@ impl Node {
     /// Folder of its key, catalog and store.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
-        self.folder.path().join("state")
+        state_dir(self.folder.path(), &self.options)
     }
 
     /// A path in a folder of its own for files of the test.
@@ -324,11 +326,15 @@ fn lock_pids(runtime_dir: &Path) -> Vec<i32> {
     held.filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok()).collect()
 }
 
+fn state_dir(folder: &Path, options: &NodeOptions) -> PathBuf {
+    options.state_dir.clone().unwrap_or_else(|| folder.join("state"))
+}
+
 fn spawn_controller(folder: &Path, options: &NodeOptions) -> (Child, ChildStdin) {
     std::fs::create_dir_all(folder.join("files")).expect("a folder for files");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log file");
     let mut command = program("pangea-controller");
-    command.arg("--state-dir").arg(folder.join("state")).arg("--runtime-dir").arg(folder.join("run"));
+    command.arg("--state-dir").arg(state_dir(folder, options)).arg("--runtime-dir").arg(folder.join("run"));
     command.args(["--listen", "127.0.0.1:0", "--data-listen", "127.0.0.1:0", "--until-stdin-closes"]);
     command.arg("--workers").arg(options.workers.to_string());
     for assignment in &options.policy {

@@ -102,6 +102,68 @@ fn a_full_quota_refuses_and_the_rest_goes_on() {
     assert_eq!(node.json(["ls"])["contents"].as_array().unwrap().len(), 1);
 }
 
+/// A file system of its own, as small as wanted; `None` for users who may not mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(mib: u32) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounting a small file system needs root");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={mib}m");
+        let mut mount = std::process::Command::new("mount");
+        if !mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status().unwrap().success() {
+            eprintln!("skipped: this machine lets nobody mount a small file system");
+            return None;
+        }
+        Some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_fails_puts_and_gets_cleanly_and_the_rest_goes_on() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let options = NodeOptions { state_dir: Some(disk.0.path().join("state")), workers: 1, ..NodeOptions::default() };
+    let (node, other) = (Node::start(options), Node::start(NodeOptions { workers: 1, ..NodeOptions::default() }));
+    other.befriend(&node);
+    let (large, small) = (other.file("large"), other.file("small"));
+    sample::write_file(&large, 60 * CHUNK, 1).unwrap();
+    sample::write_file(&small, CHUNK, 2).unwrap();
+    let large_id = other.put(&large);
+    expect(&node, &["put", large.to_str().unwrap()], 6, "o space left");
+    let got = node.file("got");
+    expect(&node, &["get", &large_id, "--peer", &other.address(), "-o", got.to_str().unwrap()], 6, "o space left");
+    assert!(!got.exists());
+    // What the get left takes the room; without it, all goes on.
+    let _ = node.ctl(["rm", &large_id]).ok();
+    let id = node.put(&small);
+    assert_eq!(id, sample::content_id(&small).unwrap());
+    let _ = node.ctl(["get", &id, "-o", got.to_str().unwrap()]).ok();
+    assert!(std::fs::read(&got).unwrap() == std::fs::read(&small).unwrap());
+}
+
+#[test]
+fn an_input_that_cannot_be_read_is_named() {
+    let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    // Whoever runs this: nobody can read a process's memory from its start.
+    expect(&node, &["put", "/proc/self/mem"], 1, "/proc/self/mem");
+    if !nix::unistd::geteuid().is_root() {
+        let path = node.file("closed");
+        std::fs::write(&path, "closed").unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        expect(&node, &["put", path.to_str().unwrap()], 4, "ermission denied");
+    }
+    assert!(node.json(["ls"])["contents"].as_array().unwrap().is_empty());
+}
+
 #[test]
 fn a_file_that_changes_while_it_is_put_is_not_kept() {
     let node = Node::start(NodeOptions::default());

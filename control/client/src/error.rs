@@ -52,6 +52,9 @@ pub enum ClientError {
         /// What the system said.
         source: io::Error,
     },
+    /// What was to be put changed while it was read.
+    #[error("it changed while it was put; nothing was kept: put it again when it is still")]
+    Changed,
     /// The system gives no thread or descriptor.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -75,6 +78,7 @@ impl ClientError {
                 io::ErrorKind::PermissionDenied => FailureCode::Denied,
                 _ => FailureCode::Storage,
             },
+            Self::Changed => FailureCode::Busy,
             Self::System(_) => FailureCode::Internal,
             Self::Interrupted => FailureCode::Cancelled,
         }

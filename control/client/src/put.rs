@@ -1,6 +1,8 @@
 //! A put: bytes go from a file or stream straight into a worker's ring; the content id comes back.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 
 use pangea_ipc::content::CHUNK_SIZE;
 use pangea_ipc::door;
@@ -37,7 +39,8 @@ impl Client {
     /// Puts everything that `source` gives from where it stands to its end. `progress` sees the bytes sent so far.
     ///
     /// # Errors
-    /// When `source` cannot be read, there is no room, or the worker goes away; then nothing was kept.
+    /// When `source` cannot be read, is a file that changes meanwhile, there is no room, or the worker goes away; then
+    /// nothing was kept.
     pub fn put(
         &self,
         source: impl AsFd,
@@ -61,7 +64,20 @@ impl Client {
     }
 }
 
+/// What differs after a regular file was written to; other sources have none.
+#[derive(PartialEq, Eq)]
+struct Fingerprint(Option<(u64, i64, i64)>);
+
+impl Fingerprint {
+    fn of(source: BorrowedFd<'_>) -> Result<Self, ClientError> {
+        let metadata = source.try_clone_to_owned().and_then(|source| File::from(source).metadata());
+        let metadata = metadata.map_err(ClientError::io("looking at what is to be put"))?;
+        Ok(Self(metadata.is_file().then(|| (metadata.len(), metadata.mtime(), metadata.mtime_nsec()))))
+    }
+}
+
 fn send(door: &mut OpenDoor, source: BorrowedFd<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), ClientError> {
+    let before = Fingerprint::of(source)?;
     let producer = &mut door.channel.producer;
     let mut sent: u64 = 0;
     loop {
@@ -89,6 +105,10 @@ fn send(door: &mut OpenDoor, source: BorrowedFd<'_>, progress: &mut dyn FnMut(u6
         claim.publish(filled);
         sent += filled as u64;
         progress(sent);
+    }
+    // Without the end the worker keeps nothing: what was read may be some mixture of old and new that nobody wants.
+    if Fingerprint::of(source)? != before {
+        return Err(ClientError::Changed);
     }
     loop {
         if producer.try_push(door::PUT_END, sent, &[]).map_err(ClientError::Ring)? {

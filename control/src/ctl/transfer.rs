@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,7 @@ use pangea_client::{Client, ClientError, Progress, Transfer};
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::failure::FailureCode;
 use pangea_ipc::ids::ContentId;
-use pangea_ipc::node::{JobReport, Request};
+use pangea_ipc::node::JobReport;
 use pangea_ipc::ticket::{TICKET_PREFIX, Ticket, checked_name};
 use serde_json::json;
 
@@ -36,28 +35,18 @@ pub fn put(out: &Output, client: &Client, options: &PutOptions) -> Result<(), Ct
         CtlError::new(code, format!("{}: {error}", path.display()))
     };
     let file = File::open(path).map_err(failed)?;
-    let before = file.metadata().map_err(failed)?;
-    if before.is_dir() {
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
         let text = format!("{} is a folder; put an archive of it: tar c {0} | pangeactl put -", path.display());
         return Err(CtlError::new(FailureCode::Invalid, text));
     }
     let own_name = || path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = options.name.clone().unwrap_or_else(own_name);
-    let known = before.is_file().then_some(before.len());
-    let (id, size) = put_open(out, client, &file, name, known)?;
-    if let Some(expected) = known {
-        let after = std::fs::metadata(path).map_err(failed)?;
-        let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| {
-            (a.len(), a.mtime(), a.mtime_nsec(), a.ino()) == (b.len(), b.mtime(), b.mtime_nsec(), b.ino())
-        };
-        if size != expected || !same(&before, &after) {
-            // What was put is some mixture of old and new that nobody wants.
-            let _ = client.call(Request::Remove(id));
-            let text =
-                format!("{} changed while it was put; nothing was kept: put it again when it is still", path.display());
-            return Err(CtlError::new(FailureCode::Busy, text));
-        }
-    }
+    let known = metadata.is_file().then_some(metadata.len());
+    let (id, size) = put_open(out, client, &file, name, known).map_err(|mut error| {
+        error.text = format!("{}: {}", path.display(), error.text);
+        error
+    })?;
     print_put(out, id, size)
 }
 

@@ -1,0 +1,128 @@
+//! What programs other than `pangeactl` see: the client library, blocking and async, and the metrics page.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use pangea_client::asynchronous::AsyncClient;
+use pangea_client::{Client, GetOptions, PutOptions};
+use pangea_ipc::node::{Request, Response};
+use pangea_tests::{Node, NodeOptions, sample};
+
+const CHUNK: usize = 256 << 10;
+
+#[test]
+fn a_reader_reads_and_seeks_also_while_the_content_is_arriving() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    let source = a.file("source");
+    sample::write_file(&source, 40 * CHUNK as u64 + 3, 1).unwrap();
+    let whole = std::fs::read(&source).unwrap();
+    let client = Client::connect(&a.runtime_dir()).unwrap();
+    let put = client.put(&File::open(&source).unwrap(), PutOptions::default(), &mut |_| {}).unwrap();
+    let _ = b.ctl(["get", &a.ticket(&put.content.to_string()), "--range", "0-0", "-o", "-"]).ok(); // B knows A now
+
+    let mut reader = Client::connect(&b.runtime_dir()).unwrap().open(put.content, GetOptions::default()).unwrap();
+    assert_eq!(reader.size(), whole.len() as u64);
+    let mut tail = Vec::new();
+    reader.seek(SeekFrom::End(-10)).unwrap();
+    reader.read_to_end(&mut tail).unwrap();
+    assert_eq!(tail, whole[whole.len() - 10..]);
+    for at in [0, CHUNK - 1, 17 * CHUNK + 5, 3] {
+        let mut part = vec![0; CHUNK + 2];
+        reader.seek(SeekFrom::Start(at as u64)).unwrap();
+        reader.read_exact(&mut part).unwrap();
+        assert!(part == whole[at..at + part.len()], "at {at}");
+    }
+    reader.seek(SeekFrom::Start(1 << 40)).unwrap();
+    assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0, "beyond the end is the end");
+    assert!(reader.seek(SeekFrom::Current(-(1 << 41))).is_err());
+    reader.rewind().unwrap();
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert!(all == whole);
+}
+
+#[test]
+fn async_programs_put_get_and_ask() {
+    let node = Node::start(NodeOptions::default());
+    let source = node.file("source");
+    sample::write_file(&source, 3 * CHUNK as u64 + 3, 2).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = AsyncClient::connect(node.runtime_dir()).await.unwrap();
+        let put = client.put(File::open(&source).unwrap(), PutOptions::default()).await.unwrap();
+        assert_eq!(put.content.to_string(), sample::content_id(&source).unwrap());
+        // Two at once, on one connection.
+        let get = |name: &str| {
+            let file = File::create(node.file(name)).unwrap();
+            let client = client.clone();
+            tokio::spawn(async move { client.get(put.content, GetOptions::default(), file).await })
+        };
+        let (one, two) = (get("one"), get("two"));
+        one.await.unwrap().unwrap();
+        two.await.unwrap().unwrap();
+        for name in ["one", "two"] {
+            assert!(std::fs::read(node.file(name)).unwrap() == std::fs::read(&source).unwrap());
+        }
+        let Response::Contents(list) = client.call(Request::List { after: None }).await.unwrap() else {
+            panic!("a list")
+        };
+        assert_eq!(list.len(), 1);
+    });
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn ask(address: &str, line: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(format!("{line}\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn value(page: &str, name: &str) -> u64 {
+    let line = page.lines().find(|line| line.split(' ').next() == Some(name)).unwrap_or_else(|| panic!("no {name}"));
+    line.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn metrics_are_prometheus_text_and_count_what_happened() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let node =
+        Node::start(NodeOptions { arguments: vec!["--metrics".into(), address.clone()], ..NodeOptions::default() });
+    let source = node.file("source");
+    sample::write_file(&source, 3 * CHUNK as u64, 3).unwrap();
+    let _ = node.put(&source);
+    // Workers publish what they count a few times a second.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let answer = loop {
+        let answer = ask(&address, "GET /metrics HTTP/1.1");
+        if value(&answer, "pangea_put_bytes_total") > 0 || Instant::now() > deadline {
+            break answer;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let (head, page) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}", page.len())), "{head}");
+    assert_eq!(value(page, "pangea_put_bytes_total"), 3 * CHUNK as u64);
+    assert_eq!((value(page, "pangea_contents"), value(page, "pangea_workers")), (1, 2));
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let (name, number) = line.rsplit_once(' ').unwrap();
+        let plain = name.split('{').next().unwrap();
+        assert!(number.parse::<f64>().is_ok(), "{line}");
+        assert!(page.contains(&format!("# TYPE {plain} ")), "{line} has no type");
+    }
+    // The totals of a worker that has gone stay.
+    let _ = node.ctl(["worker", "drain", "0"]).ok();
+    let _ = node.ctl(["worker", "drain", "1"]).ok();
+    let page = ask(&address, "GET /metrics HTTP/1.1");
+    assert_eq!(value(&page, "pangea_put_bytes_total"), 3 * CHUNK as u64);
+    assert!(ask(&address, "GET / HTTP/1.1").starts_with("HTTP/1.1 404"));
+}
