@@ -20,6 +20,7 @@ use pangea_ring::{CountersSegment, reap_stale};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::Instrument;
 
 use crate::counters::Counters;
 use crate::cpu::Allowed;
@@ -81,7 +82,9 @@ pub enum RunError {
 pub fn run(settings: Settings) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(settings))
+    // Every line of the log says which worker, and below it which peer or job, it is about.
+    let span = tracing::info_span!("worker", index = %settings.worker);
+    local.block_on(&runtime, serve(settings).instrument(span))
 }
 
 async fn serve(settings: Settings) -> Result<(), RunError> {
@@ -132,16 +135,16 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         runtime_dir: settings.runtime_dir.clone(),
         orphan: settings.orphan,
     };
-    tokio::task::spawn_local(door::serve(Rc::clone(&worker), door_listener));
-    tokio::task::spawn_local(serve::serve(Rc::clone(&worker)));
-    tokio::task::spawn_local(publish(Rc::clone(&worker), dropped));
-    tokio::task::spawn_local(sample(Rc::clone(&worker)));
-    tokio::task::spawn_local(watch_store(Rc::clone(&worker)));
+    tokio::task::spawn_local(door::serve(Rc::clone(&worker), door_listener).in_current_span());
+    tokio::task::spawn_local(serve::serve(Rc::clone(&worker)).in_current_span());
+    tokio::task::spawn_local(publish(Rc::clone(&worker), dropped).in_current_span());
+    tokio::task::spawn_local(sample(Rc::clone(&worker)).in_current_span());
+    tokio::task::spawn_local(watch_store(Rc::clone(&worker)).in_current_span());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Without systemd there is nobody to notify, which is no error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(worker = %index, %address, %key, "ready");
+    tracing::info!(%address, %key, "ready");
     tokio::select! {
         () = link.keep(Rc::clone(&worker)) => {}
         () = worker.stopped() => {}
@@ -149,7 +152,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         _ = interrupt.recv() => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!(worker = %index, "ending");
+    tracing::info!("ending");
     worker.store.sync_all().await;
     worker.connections.close().await;
     let _ = std::fs::remove_file(&door_path); // a stale one is replaced at the next start

@@ -158,7 +158,7 @@ fn an_input_that_cannot_be_read_is_named() {
     if !nix::unistd::geteuid().is_root() {
         let path = node.file("closed");
         std::fs::write(&path, "closed").unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
         expect(&node, &["put", path.to_str().unwrap()], 4, "ermission denied");
     }
     assert!(node.json(["ls"])["contents"].as_array().unwrap().is_empty());

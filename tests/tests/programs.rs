@@ -20,7 +20,7 @@ fn a_reader_reads_and_seeks_also_while_the_content_is_arriving() {
     sample::write_file(&source, 40 * CHUNK as u64 + 3, 1).unwrap();
     let whole = std::fs::read(&source).unwrap();
     let client = Client::connect(&a.runtime_dir()).unwrap();
-    let put = client.put(&File::open(&source).unwrap(), PutOptions::default(), &mut |_| {}).unwrap();
+    let put = client.put(File::open(&source).unwrap(), PutOptions::default(), &mut |_| {}).unwrap();
     let _ = b.ctl(["get", &a.ticket(&put.content.to_string()), "--range", "0-0", "-o", "-"]).ok(); // B knows A now
 
     let mut reader = Client::connect(&b.runtime_dir()).unwrap().open(put.content, GetOptions::default()).unwrap();
@@ -125,4 +125,33 @@ fn metrics_are_prometheus_text_and_count_what_happened() {
     let page = ask(&address, "GET /metrics HTTP/1.1");
     assert_eq!(value(&page, "pangea_put_bytes_total"), 3 * CHUNK as u64);
     assert!(ask(&address, "GET / HTTP/1.1").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn the_log_is_json_when_asked_and_says_which_worker_job_and_peer() {
+    let options = NodeOptions {
+        arguments: vec!["--log-format".into(), "json".into(), "--log".into(), "info,pangea_dataplane=debug".into()],
+        ..NodeOptions::default()
+    };
+    let (a, mut b) = (Node::start(options.clone()), Node::start(options));
+    a.befriend(&b);
+    let source = a.file("source");
+    sample::write_file(&source, 3 * CHUNK as u64, 3).unwrap();
+    let id = a.put(&source);
+    let _ = b.ctl(["get", &a.ticket(&id), "-o", "-"]).ok();
+    b.stop();
+    let spans_of = |node: &Node| -> Vec<String> {
+        let lines: Vec<serde_json::Value> =
+            node.log().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+        assert!(lines.iter().all(|line| line["level"].is_string() && line["target"].is_string()));
+        let names = lines.iter().map(|line| {
+            let spans = line["spans"].as_array().map(Vec::as_slice).unwrap_or_default();
+            spans.iter().map(|span| span["name"].as_str().unwrap()).collect::<Vec<_>>().join("/")
+        });
+        names.collect()
+    };
+    let (of_a, of_b) = (spans_of(&a), spans_of(&b));
+    assert!(of_a.iter().any(|spans| spans == "worker/job"), "the put: {of_a:?}");
+    assert!(of_a.iter().any(|spans| spans == "worker/peer"), "the peer that asks: {of_a:?}");
+    assert!(of_b.iter().any(|spans| spans == "job"), "the fetch in the controller: {of_b:?}");
 }

@@ -23,6 +23,7 @@ use pangea_ipc::runtime;
 use pangea_ipc::worker::{Command, FetchPlan, Share, Source};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::node::{Job, Node, Session, command, fresh_job, now_s, unexpected};
 use super::sessions::{ask, dial};
@@ -270,7 +271,8 @@ pub fn start(node: &Rc<Node>, id: JobId, content: ContentId, size: u64, chunks: 
     });
     node.fetches.borrow_mut().push(Rc::clone(&fetch));
     let (node, driven) = (Rc::clone(node), Rc::clone(&fetch));
-    tokio::task::spawn_local(async move { drive(&node, &driven).await });
+    let span = tracing::info_span!("job", kind = "fetch", %id, %content);
+    tokio::task::spawn_local(async move { drive(&node, &driven).await }.instrument(span));
     fetch
 }
 
@@ -294,7 +296,7 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>) {
         super::sessions::announce(node, fetch.content, fetch.size);
     }
     node.fetches.borrow_mut().retain(|other| other.id != fetch.id);
-    tracing::info!(content = %fetch.content, ?result, "fetch ended");
+    tracing::info!(?result, "fetch ended");
     fetch.state.send_replace(match result {
         Ok(()) => State::Done,
         Err(failure) => State::Failed(failure),

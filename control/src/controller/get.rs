@@ -12,6 +12,7 @@ use pangea_ipc::ids::{ContentId, JobId, Token, WorkerIndex};
 use pangea_ipc::node::{Door, Opened};
 use pangea_ipc::rpc::WorkerClient;
 use pangea_ipc::worker::{Command, ReadPlan};
+use tracing::Instrument;
 
 use super::contents::make_room;
 use super::fetches::{self, State};
@@ -164,7 +165,8 @@ async fn bring(
         job.fetches.borrow_mut().push(fetch);
     }
     let (node, job) = (Rc::clone(node), Rc::clone(job));
-    tokio::task::spawn_local(async move { watch(&node, &job).await });
+    let span = tracing::info_span!("job", kind = "get", id = %job.id);
+    tokio::task::spawn_local(async move { watch(&node, &job).await }.instrument(span));
     Ok(())
 }
 
@@ -184,7 +186,7 @@ async fn watch(node: &Rc<Node>, job: &Rc<Job>) {
             (report.chunks_held, report.chunks_durable) = (report.chunks_wanted, report.chunks_wanted);
         });
     }
-    tracing::debug!(job = %job.id, ?result, "get ended");
+    tracing::debug!(?result, "get ended");
     let still_wanted = node.jobs.borrow().contains_key(&job.id);
     if still_wanted {
         job.end(result);

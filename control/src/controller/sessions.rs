@@ -19,6 +19,7 @@ use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
+use tracing::Instrument;
 
 use super::node::{Node, Session, chance, count, now_s, unexpected};
 use super::noise::{self, NoiseError};
@@ -211,12 +212,16 @@ async fn hold_and_tell(
     }
     node.neighbours.borrow_mut().handle_session(peer);
     tracing::info!(%peer, %remote, opened_here, "session");
+    let span = tracing::info_span!("peer", node = %peer, %remote);
     let talk = talk(&node, peer, &session, up);
-    let why = tokio::select! {
-        () = driver => "the connection ended".to_owned(),
-        why = talk => why,
-        () = close.notified() => "closed here".to_owned(),
+    let why = async {
+        tokio::select! {
+            () = driver => "the connection ended".to_owned(),
+            why = talk => why,
+            () = close.notified() => "closed here".to_owned(),
+        }
     };
+    let why = why.instrument(span).await;
     let ours = node.sessions.borrow().get(&peer).is_some_and(|current| Rc::ptr_eq(&current.close, &close));
     if ours {
         node.sessions.borrow_mut().remove(&peer);

@@ -9,6 +9,7 @@ use pangea_ipc::ids::ContentId;
 use pangea_ipc::node::Opened;
 use pangea_ipc::worker::Command;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::contents::{make_room, not_here};
 use super::fetches::{self, State};
@@ -32,7 +33,8 @@ pub async fn open(node: &Rc<Node>, content: Option<ContentId>) -> Result<(Rc<Job
     job.change(|report| report.chunks_wanted = contents.iter().map(|(_, _, held)| held).sum());
     node.jobs.borrow_mut().insert(job.id, Rc::clone(&job));
     let (node, running) = (Rc::clone(node), Rc::clone(&job));
-    tokio::task::spawn_local(async move {
+    let span = tracing::info_span!("job", kind = "verify", id = %job.id);
+    let work = async move {
         let mut result = Ok(());
         for (id, size, _) in contents {
             if let Err(failure) = one(&node, &running, id, size).await {
@@ -40,7 +42,8 @@ pub async fn open(node: &Rc<Node>, content: Option<ContentId>) -> Result<(Rc<Job
             }
         }
         running.end(result);
-    });
+    };
+    tokio::task::spawn_local(work.instrument(span));
     let opened = Opened { job: job.id, size: job.report.borrow().size, name: String::new(), doors: Vec::new() };
     Ok((job, opened))
 }

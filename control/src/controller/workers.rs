@@ -17,6 +17,7 @@ use pangea_ring::CountersView;
 use tokio::net::UnixListener;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
+use tracing::Instrument;
 
 use super::node::{Node, Worker, chance, command};
 use super::{contents, fetches, put};
@@ -117,9 +118,12 @@ impl RegistrarService for Link {
 
     fn report(self: Rc<Self>, worker: WorkerIndex, events: Vec<Event>) -> LocalBoxFuture<'static, ()> {
         Box::pin(async move {
-            for event in events {
-                handle(&self.node, worker, event).await;
-            }
+            let handled = async {
+                for event in events {
+                    handle(&self.node, worker, event).await;
+                }
+            };
+            handled.instrument(tracing::info_span!("worker", index = %worker)).await;
         })
     }
 }

@@ -9,15 +9,16 @@ use std::rc::Rc;
 use pangea_ipc::door::{DATA_RING_BYTES, HELLO_LEN, Hello, NOTICE_RING_BYTES, Welcome};
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::Token;
-use pangea_ipc::worker::Event;
+use pangea_ipc::worker::{Event, JobKind};
 use pangea_ipc::{counter, rpc};
 use pangea_ring::Channel;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Duration, timeout};
+use tracing::Instrument;
 
 use super::rings::Rings;
-use super::{put, read};
+use super::{put, read, span};
 use crate::worker::{Errand, JobEntry, Worker};
 
 /// A token that no program brings within this time is forgotten, and its job has failed.
@@ -57,7 +58,7 @@ pub async fn serve(worker: Rc<Worker>, listener: UnixListener) {
         match listener.accept().await {
             Ok((socket, _)) => {
                 let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(async move { greet(&worker, socket).await });
+                tokio::task::spawn_local(async move { greet(&worker, socket).await }.in_current_span());
             }
             Err(error) => {
                 tracing::warn!(%error, "a program could not be let in");
@@ -75,8 +76,14 @@ async fn greet(worker: &Rc<Worker>, mut socket: UnixStream) {
                 Err(error) => Err(error),
             };
             match (errand, rings) {
-                (Errand::Put(plan), Ok(rings)) => put::run(guard, plan, rings).await,
-                (Errand::Read(plan), Ok(rings)) => read::run(guard, plan, rings).await,
+                (Errand::Put(plan), Ok(rings)) => {
+                    let span = span(JobKind::Put, plan.job);
+                    put::run(guard, plan, rings).instrument(span).await;
+                }
+                (Errand::Read(plan), Ok(rings)) => {
+                    let span = span(JobKind::Read, plan.job);
+                    read::run(guard, plan, rings).instrument(span).await;
+                }
                 (_, Err(error)) => {
                     let why = Failure::internal(format!("rings could not be handed over: {error}"));
                     tracing::warn!(job = %guard.job(), %error, "rings could not be handed over");

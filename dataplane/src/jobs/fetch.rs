@@ -22,7 +22,9 @@ use pangea_ipc::policy::FecMode;
 use pangea_ipc::worker::{Event, FetchPlan, JobKind, Share, Source};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, MissedTickBehavior, interval, sleep_until};
+use tracing::Instrument;
 
+use super::span;
 use crate::commands::entry;
 use crate::net::ask::{AskError, Came, Question, ask};
 use crate::store::StoreError;
@@ -45,7 +47,8 @@ pub fn start(worker: &Rc<Worker>, plan: FetchPlan) -> Result<(), Failure> {
         plan.job,
         JobEntry { content: Some(plan.content), sources: Some(sources), wanted: Some(wanted), ..entry(JobKind::Fetch) },
     )?;
-    tokio::task::spawn_local(async move {
+    let span = span(JobKind::Fetch, plan.job);
+    let work = async move {
         let (worker, job) = (Rc::clone(guard.worker()), plan.job);
         let cancel = Rc::clone(&guard.entry.cancel);
         let result = tokio::select! {
@@ -55,11 +58,12 @@ pub fn start(worker: &Rc<Worker>, plan: FetchPlan) -> Result<(), Failure> {
         worker.report(match result {
             Ok(()) => Event::FetchDone(job),
             Err(why) => {
-                tracing::info!(%job, %why, "fetch ended");
+                tracing::info!(%why, "fetch ended");
                 Event::Failed { job, why }
             }
         });
-    });
+    };
+    tokio::task::spawn_local(work.instrument(span));
     Ok(())
 }
 
@@ -230,7 +234,7 @@ impl<'a> Driver<'a> {
         } else {
             Failure::unavailable(format!("node {node} does not deliver: {text}"))
         };
-        tracing::warn!(job = %self.guard.job(), %node, %why, "source given up");
+        tracing::warn!(%node, %why, "source given up");
         self.worker.report(Event::SourceLost { job: self.guard.job(), node, why });
     }
 

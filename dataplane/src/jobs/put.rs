@@ -32,14 +32,14 @@ pub async fn run(guard: JobGuard, plan: PutPlan, mut rings: Rings) {
     };
     match result {
         Ok((content, size)) => {
-            tracing::info!(job = %plan.job, %content, size, "put");
+            tracing::info!(%content, size, "put");
             worker.counters.add(counter::Id::BytesPut, size);
             worker.report(Event::PutDone { job: plan.job, content, size });
             // The program may have gone; its content is safe all the same.
             let _ = rings.send(door::PUT_DONE, size, &content.0).await;
         }
         Err(why) => {
-            tracing::info!(job = %plan.job, %why, "put failed");
+            tracing::info!(%why, "put failed");
             worker.report(Event::Failed { job: plan.job, why: why.clone() });
             rings.fail(&why).await;
         }

@@ -38,7 +38,7 @@ pub async fn run(guard: JobGuard, plan: ReadPlan, mut rings: Rings) {
         () = cancel.notified() => Err(Failure::cancelled("the read was cancelled")),
     };
     if let Err(why) = result {
-        tracing::info!(job = %plan.job, content = %plan.content, %why, "read ended");
+        tracing::info!(content = %plan.content, %why, "read ended");
         rings.fail(&why).await;
     }
     worker.report(Event::ReadDone(plan.job));

@@ -9,7 +9,9 @@ use pangea_ipc::counter;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, JobId};
 use pangea_ipc::worker::{Event, JobKind};
+use tracing::Instrument;
 
+use super::span;
 use crate::commands::entry;
 use crate::store::StoreError;
 use crate::worker::{JobEntry, JobGuard, Worker};
@@ -23,7 +25,7 @@ const READS_MAX: usize = 4;
 /// When the worker takes no more jobs.
 pub fn start(worker: &Rc<Worker>, job: JobId, content: ContentId) -> Result<(), Failure> {
     let guard = worker.begin(job, JobEntry { content: Some(content), ..entry(JobKind::Verify) })?;
-    tokio::task::spawn_local(async move {
+    let work = async move {
         let worker = Rc::clone(guard.worker());
         let cancel = Rc::clone(&guard.entry.cancel);
         let result = tokio::select! {
@@ -34,7 +36,8 @@ pub fn start(worker: &Rc<Worker>, job: JobId, content: ContentId) -> Result<(), 
             Ok((good, bad)) => Event::Verified { job, content, good, bad },
             Err(why) => Event::Failed { job, why },
         });
-    });
+    };
+    tokio::task::spawn_local(work.instrument(span(JobKind::Verify, job)));
     Ok(())
 }
 

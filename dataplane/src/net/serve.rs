@@ -14,6 +14,8 @@ use pangea_fec::{ChunkShape, Codec, FecError, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
 use pangea_ipc::counter::Id;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_UNPINNED};
 use super::tls::shown_key;
@@ -31,7 +33,8 @@ const SYMBOLS_FACTOR_MAX: usize = 8;
 pub async fn serve(worker: Rc<Worker>) {
     while let Some(incoming) = worker.connections.endpoint().accept().await {
         let worker = Rc::clone(&worker);
-        tokio::task::spawn_local(async move {
+        let span = tracing::info_span!("peer", node = Empty, address = %incoming.remote_address());
+        let work = async move {
             match incoming.await {
                 Ok(connection) => serve_connection(&worker, connection).await,
                 Err(error) => {
@@ -39,7 +42,8 @@ pub async fn serve(worker: Rc<Worker>) {
                     tracing::debug!(%error, "a connection was refused");
                 }
             }
-        });
+        };
+        tokio::task::spawn_local(work.instrument(span));
     }
 }
 
@@ -58,25 +62,27 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
     if !worker.connections.note_incoming(key, &connection) {
         return connection.close(CLOSE_LIMIT, b"too many connections");
     }
-    tracing::debug!(%node, address = %connection.remote_address(), "a peer connected");
+    Span::current().record("node", tracing::field::display(node));
+    tracing::debug!("a peer connected");
     let path = Rc::new(Path { connection: connection.clone(), loss: RefCell::default() });
     while let Ok((send, recv)) = connection.accept_bi().await {
         let (worker, path) = (Rc::clone(worker), Rc::clone(&path));
-        tokio::task::spawn_local(async move {
+        let work = async move {
             if let Err(error) = answer(&worker, &path, send, recv).await {
                 match error {
                     ServeError::Protocol(what) => {
                         worker.counters.add(Id::PeersProtocol, 1);
-                        tracing::warn!(%node, what, "a peer broke the protocol; its connection is closed");
+                        tracing::warn!(what, "a peer broke the protocol; its connection is closed");
                         path.connection.close(CLOSE_PROTOCOL, what.as_bytes());
                     }
                     ServeError::Gone => {} // it got the chunk elsewhere, or is no more
                 }
             }
-        });
+        };
+        tokio::task::spawn_local(work.in_current_span());
     }
     worker.connections.forget_incoming(&connection);
-    tracing::debug!(%node, "a peer disconnected");
+    tracing::debug!("a peer disconnected");
 }
 
 enum ServeError {
