@@ -60,7 +60,13 @@ fi
 if [ "$uninstall" = yes ]; then
     [ -f "$manifest" ] || { echo "install.sh: $manifest is not there: nothing was installed with this prefix" >&2; exit 1; }
     if [ -z "$destdir" ]; then
-        run systemctl disable --now pangea.target pangea-controller.service 'pangea-worker@*.service' || true
+        # disable takes no patterns: the instances are those that are enabled or running.
+        workers=$(systemctl list-units --all --plain --no-legend 'pangea-worker@*.service' | cut -d ' ' -f 1)
+        for link in "$units"/pangea.target.wants/pangea-worker@*.service; do
+            [ -L "$link" ] && workers="$workers ${link##*/}"
+        done
+        # shellcheck disable=SC2086 # one word for each unit
+        run systemctl disable --now pangea.target pangea-controller.service $workers || true
     fi
     while read -r path; do run rm -f "$destdir$path"; done <"$manifest"
     run rm -f "$manifest"
@@ -102,7 +108,7 @@ if [ "$enable" = yes ]; then
     [ -z "$destdir" ] || { echo "install.sh: --enable works on this system, not on --destdir" >&2; exit 2; }
     run systemd-sysusers
     run systemd-tmpfiles --create
-    run sysctl --quiet --load /etc/sysctl.d/90-pangea.conf
+    run systemctl restart systemd-sysctl.service
     run systemctl daemon-reload
     run systemctl enable --now pangea.target pangea-controller.service
     index=0

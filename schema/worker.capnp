@@ -96,13 +96,18 @@ struct Source {
 struct Reply {
   union {
     done @0 :Void;
-    applied @1 :UInt64;
+    applied @1 :Applied;
     inventory @2 :List(StoredContent);
     nothing @3 :Void;        # to holdings: nothing of it is here
     holdings @4 :Holdings;
     status @5 :List(JobStatus);
     refused @6 :Common.Failure;
   }
+}
+
+struct Applied {
+  revision @0 :UInt64;
+  cpu @1 :Int32;             # -1 = not pinned
 }
 
 struct Holdings { size @0 :UInt64; held @1 :Common.ChunkSet; }

@@ -20,7 +20,9 @@ impl WorkerService for Worker {
 
 async fn perform(worker: &Rc<Worker>, command: Command) -> Result<Reply, Failure> {
     match command {
-        Command::ApplyPolicy(policy) => return worker.apply_policy(policy).map(Reply::Applied),
+        Command::ApplyPolicy(policy) => {
+            return worker.apply_policy(policy).map(|revision| Reply::Applied { revision, cpu: worker.cpu.get() });
+        }
         Command::SetPins(pins) => {
             worker.pins.set(&pins);
             worker.connections.close_unpinned(&worker.pins);

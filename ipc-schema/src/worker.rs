@@ -125,8 +125,13 @@ pub enum Command {
 pub enum Reply {
     /// Done.
     Done,
-    /// To [`Command::ApplyPolicy`]: the revision now in force.
-    Applied(Revision),
+    /// To [`Command::ApplyPolicy`].
+    Applied {
+        /// The revision now in force.
+        revision: Revision,
+        /// The CPU that the worker is pinned to by it.
+        cpu: Option<u16>,
+    },
     /// To [`Command::Inventory`]: at most [`INVENTORY_PAGE_MAX`]; an empty page ends the list.
     Inventory(Vec<StoredContent>),
     /// To [`Command::Holdings`]: `None` when nothing of it is here.

@@ -104,6 +104,8 @@ impl RegistrarService for Link {
             self.node.fleet.borrow_mut().handle_started(index, Instant::now());
             let node = Rc::clone(&self.node);
             tokio::task::spawn_local(async move {
+                // It has the policy from the answer to its registration; asked again, it says what became of it.
+                push_policy_to(&node, |worker| worker == index).await;
                 for event in unreported {
                     handle(&node, index, event).await;
                 }
@@ -345,15 +347,23 @@ pub fn reports(node: &Node) -> Vec<WorkerReport> {
 
 /// Pushes the policy in force to all workers at once; says which did not acknowledge it.
 pub async fn push_policy(node: &Rc<Node>) -> Vec<WorkerIndex> {
+    push_policy_to(node, |_| true).await
+}
+
+async fn push_policy_to(node: &Rc<Node>, wanted: impl Fn(WorkerIndex) -> bool) -> Vec<WorkerIndex> {
     /// A worker switches between two turns, so this is generous.
     const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
     let policy = node.policy.borrow().clone();
-    let workers: Vec<_> = node.workers.borrow().iter().map(|(index, worker)| (*index, worker.client.clone())).collect();
+    let workers: Vec<_> = {
+        let workers = node.workers.borrow();
+        let wanted = workers.iter().filter(|(index, _)| wanted(**index));
+        wanted.map(|(index, worker)| (*index, worker.client.clone())).collect()
+    };
     let one = |(index, client): (WorkerIndex, WorkerClient)| {
         let apply = Command::ApplyPolicy(policy.clone());
         async move {
             match timeout(ACKNOWLEDGE_TIME, client.perform(&apply)).await {
-                Ok(Ok(Reply::Applied(revision))) => Ok((index, revision)),
+                Ok(Ok(Reply::Applied { revision, cpu })) => Ok((index, revision, cpu)),
                 _ => Err(index),
             }
         }
@@ -361,9 +371,9 @@ pub async fn push_policy(node: &Rc<Node>) -> Vec<WorkerIndex> {
     let mut silent = Vec::new();
     for result in futures::future::join_all(workers.into_iter().map(one)).await {
         match result {
-            Ok((index, revision)) => {
+            Ok((index, revision, cpu)) => {
                 if let Some(worker) = node.workers.borrow_mut().get_mut(&index) {
-                    worker.registration.revision = revision;
+                    (worker.registration.revision, worker.registration.cpu) = (revision, cpu);
                 }
             }
             Err(index) => silent.push(index),

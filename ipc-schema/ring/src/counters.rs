@@ -1,10 +1,12 @@
 //! A worker's live counters: a small segment with a name, which others read even when the worker is wedged.
 //!
 //! The worker writes 64-bit words, others read them; each word stands for itself. The segment has mode 0600 and the
-//! name of its owner's choice. It outlives a `kill -9`, so its header says who made it: process id and start time of
-//! that process, by which [`reap_stale`] tells the living from the dead even when ids are used again.
+//! name of its owner's choice. It outlives a `kill -9`, but the owner's lock on it does not: by that [`reap_stale`] tells
+//! the living from the dead, also where processes cannot see each other (`ProtectProc=`, containers).
 
-use std::path::Path;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
@@ -18,12 +20,11 @@ const SHM_FOLDER: &str = "/dev/shm";
 
 /// `PANGEACT`.
 const MAGIC: u64 = u64::from_be_bytes(*b"PANGEACT");
-/// Words before the counters: magic, count, process id, its start time, heartbeat.
-const HEADER_WORDS: usize = 5;
+/// Words before the counters: magic, count, process id, heartbeat.
+const HEADER_WORDS: usize = 4;
 const COUNT: usize = 1;
 const PID: usize = 2;
-const STARTED: usize = 3;
-const BEAT: usize = 4;
+const BEAT: usize = 3;
 
 /// Why there is no counters segment.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,14 @@ pub enum CountersError {
         name: String,
         /// What the system said.
         source: ShmemError,
+    },
+    /// The segment cannot be locked.
+    #[error("counters segment {name} cannot be locked: {source}")]
+    Lock {
+        /// The segment.
+        name: String,
+        /// What the system said.
+        source: io::Error,
     },
     /// More words than a segment has.
     #[error("counters segment {name}: {words} words are more than the most ({WORDS_MAX})")]
@@ -76,6 +85,8 @@ impl Words {
 pub struct CountersSegment {
     words: Words,
     count: usize,
+    /// Locked as long as the owner lives, however it ends.
+    _lock: File,
 }
 
 impl std::fmt::Debug for CountersSegment {
@@ -99,9 +110,11 @@ impl CountersSegment {
             .size((HEADER_WORDS + words) * 8)
             .create()
             .map_err(|source| CountersError::System { name: name.to_owned(), source })?;
-        let segment = Self { words: Words(shmem), count: words };
-        let pid = std::process::id();
-        let header = [(COUNT, words as u64), (PID, u64::from(pid)), (STARTED, started(pid).unwrap_or(0)), (0, MAGIC)];
+        let lock = File::open(path(name)).and_then(|file| file.lock().map(|()| file));
+        let lock = lock.map_err(|source| CountersError::Lock { name: name.to_owned(), source })?;
+        let segment = Self { words: Words(shmem), count: words, _lock: lock };
+        // The magic last: until then others take the segment for one in the making.
+        let header = [(COUNT, words as u64), (PID, u64::from(std::process::id())), (0, MAGIC)];
         for (index, value) in header {
             if let Some(word) = segment.words.get(index) {
                 word.store(value, Ordering::Release);
@@ -175,10 +188,6 @@ impl CountersView {
     pub fn beats(&self) -> u64 {
         self.words.load(BEAT)
     }
-
-    fn owner_lives(&self) -> bool {
-        started(self.pid()) == Some(self.words.load(STARTED))
-    }
 }
 
 /// Removes the segments whose name starts with `prefix` and whose owner is dead; says their names.
@@ -187,19 +196,18 @@ pub fn reap_stale(prefix: &str) -> Vec<String> {
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mine = names.filter(|name| name.starts_with(prefix));
     // A segment that cannot be read is in the making or not ours: it is left alone.
-    let stale = mine.filter(|name| CountersView::open(name).is_ok_and(|view| !view.owner_lives()));
-    stale.filter(|name| std::fs::remove_file(Path::new(SHM_FOLDER).join(name)).is_ok()).collect()
+    let stale = mine.filter(|name| CountersView::open(name).is_ok() && owner_is_dead(name));
+    stale.filter(|name| std::fs::remove_file(path(name)).is_ok()).collect()
 }
 
-/// When a process started, in clock ticks since the machine did; `None` when there is no such process.
-fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses and may hold anything; the 22nd is the start time.
-    let after_name = stat.rsplit_once(')')?.1;
-    let mut fields = after_name.split_ascii_whitespace();
-    // A zombie is dead: its state, the third field, is Z.
-    if fields.next()? == "Z" {
-        return None;
+fn path(name: &str) -> PathBuf {
+    Path::new(SHM_FOLDER).join(name)
+}
+
+/// Whether nobody holds the owner's lock. What cannot be told counts as alive.
+fn owner_is_dead(name: &str) -> bool {
+    match File::open(path(name)).map(|file| file.try_lock_shared()) {
+        Ok(Ok(())) => true,
+        Ok(Err(TryLockError::WouldBlock | TryLockError::Error(_))) | Err(_) => false,
     }
-    fields.nth(18)?.parse().ok()
 }

@@ -108,7 +108,8 @@ fn every_worker_message_survives_the_wire() {
     }
     let replies = [
         Reply::Done,
-        Reply::Applied(Revision(4)),
+        Reply::Applied { revision: Revision(4), cpu: None },
+        Reply::Applied { revision: Revision(5), cpu: Some(3) },
         Reply::Inventory(vec![w::StoredContent { content: ID, size: 1, chunks_held: 2, disk_bytes: 3 }]),
         Reply::Holdings(None),
         Reply::Holdings(Some(w::Holdings { size: 1, held: ChunkSet::full(1) })),

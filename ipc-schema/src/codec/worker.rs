@@ -234,7 +234,11 @@ pub(crate) fn read_command(from: wire::command::Reader<'_>) -> Result<Command> {
 pub(crate) fn write_reply(reply: &Reply, mut to: wire::reply::Builder<'_>) -> Result<()> {
     match reply {
         Reply::Done => to.set_done(()),
-        Reply::Applied(revision) => to.set_applied(revision.0),
+        Reply::Applied { revision, cpu } => {
+            let mut to = to.init_applied();
+            to.set_revision(revision.0);
+            to.set_cpu(cpu.map_or(-1, i32::from));
+        }
         Reply::Inventory(contents) => {
             let mut list = to.init_inventory(count("inventory", contents.len(), INVENTORY_PAGE_MAX)?);
             for (index, content) in (0..).zip(contents) {
@@ -264,7 +268,10 @@ pub(crate) fn read_reply(from: wire::reply::Reader<'_>) -> Result<Reply> {
     use wire::reply as w;
     Ok(match from.which().map_err(CodecError::unknown("reply"))? {
         w::Done(()) => Reply::Done,
-        w::Applied(revision) => Reply::Applied(Revision(revision)),
+        w::Applied(applied) => {
+            let applied = applied?;
+            Reply::Applied { revision: Revision(applied.get_revision()), cpu: cpu_number(applied.get_cpu())? }
+        }
         w::Inventory(contents) => Reply::Inventory(list("inventory", contents?, INVENTORY_PAGE_MAX, |content| {
             Ok(StoredContent {
                 content: content_id(content.get_content()?)?,
