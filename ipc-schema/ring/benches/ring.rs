@@ -10,24 +10,35 @@ use std::time::Instant;
 use pangea_ring::Channel;
 
 const RECORD: usize = 256 * 1024;
-const TOTAL: usize = 4 << 30;
-const TRIPS: u64 = 300_000;
+const TOTAL: usize = 1 << 30;
+const TRIPS: u64 = 100_000;
+/// Each case is run this often, in turn with the others, and its best run counts: on a shared host two virtual CPUs
+/// share a cache in one second and none in the next, which changes every figure here tenfold.
+const ROUNDS: usize = 7;
 const CAPACITY: u32 = 4 << 20;
 
 fn main() {
     if let Ok(role) = std::env::var("PANGEA_BENCH_ROLE") {
         return child(&role);
     }
-    let memcpy = memcpy();
-    let rows = [
-        ("memcpy 256 KiB", memcpy, "GB/s"),
-        ("ring, two processes, polling", ring("ring-poll"), "GB/s"),
-        ("ring, two processes, sleeping", ring("ring-sleep"), "GB/s"),
-        ("rtrb in one process, copying in and out", rtrb_copy(), "GB/s"),
-        ("Unix socket", stream("socket"), "GB/s"),
-        ("pipe", pipe(), "GB/s"),
-        ("ring round trip of 64 bytes, polling", round_trip(), "ns"),
+    type Case = (&'static str, &'static str, fn() -> f64);
+    let cases: [Case; 7] = [
+        ("memcpy 256 KiB", "GB/s", memcpy),
+        ("ring, two processes, polling", "GB/s", || ring("ring-poll")),
+        ("ring, two processes, sleeping", "GB/s", || ring("ring-sleep")),
+        ("rtrb in one process, copying in and out", "GB/s", rtrb_copy),
+        ("Unix socket", "GB/s", || stream("socket")),
+        ("pipe", "GB/s", pipe),
+        ("ring round trip of 64 bytes, polling", "ns", round_trip),
     ];
+    let mut rows = cases.map(|(what, unit, run)| (what, run(), unit));
+    for _ in 1..ROUNDS {
+        for ((_, best, unit), (.., run)) in rows.iter_mut().zip(cases) {
+            let value = run();
+            *best = if *unit == "ns" { best.min(value) } else { best.max(value) };
+        }
+    }
+    let memcpy = rows[0].1;
     if std::env::args().any(|argument| argument == "--json") {
         let fields: Vec<String> = rows
             .iter()
