@@ -3,6 +3,11 @@
 
 use std::process::Command;
 
+/// A pipe that nobody reads.
+fn closed_pipe() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
 #[test]
 fn help_names_every_command_and_wrong_usage_has_its_own_status() {
     let ctl = env!("CARGO_BIN_EXE_pangeactl");
@@ -12,6 +17,8 @@ fn help_names_every_command_and_wrong_usage_has_its_own_status() {
         assert!(text.contains(command), "{command}");
     }
     assert_eq!(Command::new(ctl).arg("nonsense").output().unwrap().status.code(), Some(2));
+    let gone = Command::new(ctl).args(["completions", "bash"]).stdout(closed_pipe()).output().unwrap();
+    assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));
     let completions = Command::new(ctl).args(["completions", "bash"]).output().unwrap();
     assert!(String::from_utf8_lossy(&completions.stdout).contains("pangeactl"));
 }

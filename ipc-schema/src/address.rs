@@ -20,6 +20,12 @@ pub enum AddressError {
         /// The text, shortened.
         text: String,
     },
+    /// The address of nowhere in particular.
+    #[error("address {address} cannot be dialled: write the node's own IP and port, such as 192.0.2.7:7440")]
+    Unspecific {
+        /// The address.
+        address: SocketAddr,
+    },
 }
 
 /// A node and, when known, where its controller listens: `NODEID` or `NODEID@IP:PORT`.
@@ -45,7 +51,13 @@ impl FromStr for PeerAddress {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         match text.split_once('@') {
             None => Ok(Self { node: text.parse()?, address: None }),
-            Some((node, address)) => Ok(Self { node: node.parse()?, address: Some(parse_socket(address)?) }),
+            Some((node, address)) => {
+                let address = parse_socket(address)?;
+                if address.ip().is_unspecified() || address.port() == 0 {
+                    return Err(AddressError::Unspecific { address });
+                }
+                Ok(Self { node: node.parse()?, address: Some(address) })
+            }
         }
     }
 }

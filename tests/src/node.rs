@@ -30,13 +30,22 @@ pub struct NodeOptions {
     pub policy: Vec<String>,
     /// Further arguments of the controller.
     pub arguments: Vec<String>,
+    /// Address of the controller and of the first worker.
+    pub listen: String,
     /// State folder; one of the node's own without it.
     pub state_dir: Option<PathBuf>,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { workers: 2, loss_pct: 0.0, policy: Vec::new(), arguments: Vec::new(), state_dir: None }
+        Self {
+            workers: 2,
+            loss_pct: 0.0,
+            policy: Vec::new(),
+            arguments: Vec::new(),
+            listen: "127.0.0.1:0".to_owned(),
+            state_dir: None,
+        }
     }
 }
 
@@ -335,7 +344,7 @@ fn spawn_controller(folder: &Path, options: &NodeOptions) -> (Child, ChildStdin)
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log file");
     let mut command = program("pangea-controller");
     command.arg("--state-dir").arg(state_dir(folder, options)).arg("--runtime-dir").arg(folder.join("run"));
-    command.args(["--listen", "127.0.0.1:0", "--data-listen", "127.0.0.1:0", "--until-stdin-closes"]);
+    command.args(["--listen", &options.listen, "--data-listen", &options.listen, "--until-stdin-closes"]);
     command.arg("--workers").arg(options.workers.to_string());
     for assignment in &options.policy {
         command.args(["--policy", assignment]);

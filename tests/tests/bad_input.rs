@@ -27,6 +27,8 @@ fn every_kind_of_bad_input_names_the_thing_the_value_and_what_to_do() {
     expect(&node, &["rm", &unknown], 3, "is not on this node");
     expect(&node, &["verify", &unknown], 3, "is not on this node");
     expect(&node, &["peer", "add", "nobody@1.2.3.4:5"], 2, "node id");
+    expect(&node, &["peer", "add", &format!("{}@0.0.0.0:7440", node.id())], 2, "cannot be dialled");
+    expect(&node, &["get", &unknown, "-o", "/"], 1, "is a folder");
     expect(&node, &["peer", "add", node.id()], 1, "this node itself");
     expect(&node, &["peer", "rm", &"a".repeat(52)], 3, "is not a peer");
     expect(&node, &["policy", "set", "fec.mod=on"], 1, "did you mean \"fec.mode\"?");

@@ -156,3 +156,17 @@ fn bytes_without_end_after_a_right_chunk_are_not_listened_to() {
     let _ = node.ctl(["get", &id, "--peer", &impostor.address(), "-o", path.to_str().unwrap()]).ok();
     assert!(std::fs::read(&path).unwrap() == bytes);
 }
+
+#[test]
+fn a_ticket_of_a_node_that_listens_everywhere_leads_to_it_and_wrong_addresses_do_not_mislead() {
+    let everywhere = NodeOptions { listen: "0.0.0.0:0".into(), workers: 1, ..NodeOptions::default() };
+    let (a, b) = (Node::start(everywhere.clone()), Node::start(everywhere));
+    let _ = a.ctl(["peer", "add", b.id()]).ok();
+    let source = a.file("source");
+    sample::write_file(&source, 1000, 1).unwrap();
+    let id = a.put(&source);
+    // One address where nobody is, then what the ticket says.
+    let nobody = format!("{}@127.0.0.1:1", a.id());
+    let _ = b.ctl(["get", &a.ticket(&id), "--peer", &nobody, "-o", b.file("got").to_str().unwrap()]).ok();
+    assert_eq!(sample::content_id(&b.file("got")).unwrap(), id);
+}

@@ -1,11 +1,12 @@
 //! Contents of this node: room for them, their removal, what the catalog says against what the store has.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, JobId};
-use pangea_ipc::ticket::Ticket;
+use pangea_ipc::ticket::{TICKET_ADDRESSES_MAX, Ticket};
 use pangea_ipc::worker::{Command, Reply};
 
 use super::node::{Node, command, count, now_s, unexpected};
@@ -86,11 +87,35 @@ pub fn ticket(node: &Node, id: ContentId, valid_s: u64) -> Result<String, Failur
         content: id,
         size: record.size,
         node: node.identity.node,
-        addresses: node.listen.get().into_iter().collect(),
+        addresses: node.listen.get().map(reachable_at).unwrap_or_default(),
         expires_s: if valid_s == 0 { 0 } else { now_s().saturating_add(valid_s) },
         name: record.name.clone(),
     };
     Ok(ticket.to_string())
+}
+
+/// Where others may reach a socket that listens at `listen`: at every address of this machine when it says none. The
+/// loopback address is told only when there is no other.
+fn reachable_at(listen: SocketAddr) -> Vec<SocketAddr> {
+    if !listen.ip().is_unspecified() {
+        return vec![listen];
+    }
+    let of_interface = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    };
+    let both = listen.is_ipv6(); // Linux gives an IPv6 socket for all addresses the IPv4 ones too
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(v6) => both && !v6.is_unicast_link_local(),
+    };
+    // A machine that does not say has none that we could tell of.
+    let all: Vec<IpAddr> =
+        nix::ifaddrs::getifaddrs().map(|all| all.filter_map(of_interface).filter(usable).collect()).unwrap_or_default();
+    let (loopback, others): (Vec<IpAddr>, Vec<IpAddr>) = all.into_iter().partition(IpAddr::is_loopback);
+    let told = if others.is_empty() { loopback } else { others };
+    told.into_iter().take(TICKET_ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, listen.port())).collect()
 }
 
 /// The failure for a content that is not here.
@@ -143,4 +168,20 @@ async fn try_reconcile(node: &Rc<Node>) -> Result<(), Failure> {
         node.update_content(id, |record| (record.chunks_held, record.disk_bytes) = (0, 0));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_tells_an_address_that_can_be_dialled() {
+        let own: SocketAddr = "192.0.2.1:7440".parse().unwrap();
+        assert_eq!(reachable_at(own), [own]);
+        for any in ["0.0.0.0:7440", "[::]:7440"] {
+            let told = reachable_at(any.parse().unwrap());
+            assert!(!told.is_empty() && told.len() <= TICKET_ADDRESSES_MAX);
+            assert!(told.iter().all(|address| !address.ip().is_unspecified() && address.port() == 7440), "{told:?}");
+        }
+    }
 }

@@ -458,10 +458,9 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere
         }
         hearsay.retain(|other| other.node != node.identity.node && !asked.contains(&other.node));
         let dials = hearsay.into_iter().map(|other| async move {
-            if node.neighbours.borrow_mut().note(other).is_ok() {
-                // One that cannot be reached is no holder.
-                let _ = dial(node, other.node).await;
-            }
+            let told: Vec<_> = other.address.into_iter().collect();
+            // One that cannot be reached is no holder.
+            let _ = dial(node, other.node, &told).await;
         });
         futures::future::join_all(dials).await;
     }

@@ -18,7 +18,7 @@ use super::contents::make_room;
 use super::fetches::{self, State};
 use super::node::{Job, Node, command, fresh_job, now_s};
 use super::put::door;
-use super::sessions::dial;
+use super::sessions::dial_named;
 
 /// How long a get for which no holder is known yet waits for sessions that are being opened.
 const HOLDER_WAIT: Duration = Duration::from_secs(2);
@@ -33,21 +33,10 @@ pub async fn open(
     peers: Vec<PeerAddress>,
     range: Option<Range<u64>>,
 ) -> Result<(Rc<Job>, Opened), Failure> {
-    let mut dial_trouble = Vec::new();
-    if peers.iter().all(|peer| peer.node != node.identity.node) {
-        for peer in &peers {
-            let noted = node.neighbours.borrow_mut().note(*peer);
-            noted.map_err(|error| Failure::limit(error.to_string()))?;
-        }
-    }
     let held = match node.holdings(content).await? {
         Some(holdings) => holdings,
         None => {
-            for peer in peers.iter().filter(|peer| peer.node != node.identity.node) {
-                if let Err(failure) = dial(node, peer.node).await {
-                    dial_trouble.push(failure);
-                }
-            }
+            let dial_trouble = dial_named(node, &peers).await;
             learn(node, content, &dial_trouble).await?;
             node.holdings(content).await?.ok_or_else(|| Failure::internal("a manifest vanished"))?
         }
@@ -72,11 +61,8 @@ pub async fn open(
         job.end(Ok(()));
         open_doors(node, &job, content, vec![worker]).await
     } else {
-        for peer in peers.iter().filter(|peer| peer.node != node.identity.node) {
-            if let Err(failure) = dial(node, peer.node).await {
-                tracing::warn!(%failure, "a named peer cannot be asked");
-            }
-        }
+        // Others may have what these do not.
+        dial_named(node, &peers).await;
         let workers = node.await_running().await?;
         let doors = open_doors(node, &job, content, workers).await?;
         bring(node, &job, content, held.size, missing).await.map(|()| doors)

@@ -1,5 +1,6 @@
 //! One session with each peer: dial or be dialled, introduce, ping, ask, answer.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -116,7 +117,7 @@ async fn keep_up_one(node: Rc<Node>, peer: NodeId) {
             }
             continue;
         }
-        let pause = match dial(&node, peer).await {
+        let pause = match dial(&node, peer, &[]).await {
             Ok(()) => continue,
             Err(why) => node.neighbours.borrow_mut().handle_dial_failed(peer, &why.text, chance()),
         };
@@ -125,11 +126,28 @@ async fn keep_up_one(node: Rc<Node>, peer: NodeId) {
     }
 }
 
-/// Opens a session to a node, unless one stands.
+/// Opens sessions to nodes that a program named, at the first of their addresses where they answer; says what went wrong.
+pub async fn dial_named(node: &Rc<Node>, named: &[PeerAddress]) -> Vec<Failure> {
+    let mut by_node: BTreeMap<NodeId, Vec<SocketAddr>> = BTreeMap::new();
+    for peer in named.iter().filter(|peer| peer.node != node.identity.node) {
+        by_node.entry(peer.node).or_default().extend(peer.address);
+    }
+    let mut trouble = Vec::new();
+    for (peer, addresses) in by_node {
+        if let Err(failure) = dial(node, peer, &addresses).await {
+            tracing::info!(%peer, %failure, "a named node cannot be asked");
+            trouble.push(failure);
+        }
+    }
+    trouble
+}
+
+/// Opens a session to a node, unless one stands: where it is known to be, else at one of the addresses that somebody
+/// told of it. Only one at which it proved to be is remembered.
 ///
 /// # Errors
 /// When it cannot be reached, is someone else, or refuses this node.
-pub async fn dial(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
+pub async fn dial(node: &Rc<Node>, peer: NodeId, told: &[SocketAddr]) -> Result<(), Failure> {
     if node.sessions.borrow().contains_key(&peer) {
         return Ok(());
     }
@@ -143,16 +161,33 @@ pub async fn dial(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
         let late = |_| Failure::unavailable(format!("node {peer} cannot be reached"));
         return timeout(CONNECT_TIME, up).await.map_err(late);
     }
-    let result = dial_now(node, peer).await;
+    let result = dial_somewhere(node, peer, told).await;
     node.dialling.borrow_mut().remove(&peer);
     result
 }
 
-async fn dial_now(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
-    let address = node.neighbours.borrow().address(peer);
-    let address = address.ok_or_else(|| {
-        Failure::unavailable(format!("no address of node {peer} is known; give it as NODEID@IP:PORT"))
-    })?;
+async fn dial_somewhere(node: &Rc<Node>, peer: NodeId, told: &[SocketAddr]) -> Result<(), Failure> {
+    let known = node.neighbours.borrow().address(peer);
+    let mut addresses: Vec<SocketAddr> = known.into_iter().collect();
+    addresses.extend(told.iter().filter(|address| Some(**address) != known && !address.ip().is_unspecified()));
+    let mut result =
+        Err(Failure::unavailable(format!("no address of node {peer} is known; give it as NODEID@IP:PORT")));
+    for address in addresses {
+        let noted = node.neighbours.borrow_mut().note(PeerAddress { node: peer, address: None });
+        noted.map_err(|error| Failure::limit(error.to_string()))?;
+        result = dial_at(node, peer, address).await;
+        if result.is_ok() {
+            if Some(address) != known {
+                // There is room: it was noted above.
+                let _ = node.neighbours.borrow_mut().note(PeerAddress { node: peer, address: Some(address) });
+            }
+            break;
+        }
+    }
+    result
+}
+
+async fn dial_at(node: &Rc<Node>, peer: NodeId, address: SocketAddr) -> Result<(), Failure> {
     let unreachable = |why: String| Failure::unavailable(format!("node {peer} at {address} cannot be reached: {why}"));
     let stream = match timeout(CONNECT_TIME, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
@@ -160,6 +195,7 @@ async fn dial_now(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
         Err(_) => return Err(unreachable(format!("no answer within {CONNECT_TIME:?}"))),
     };
     let _ = stream.set_nodelay(true);
+    let remote = stream.peer_addr().unwrap_or(address);
     let stream = noise::connect(stream, &node.identity, peer).await.map_err(|error| match error {
         NoiseError::Refused(why) => {
             Failure::denied(format!("node {peer} refused this node: {why} (this node is {})", node.identity.node))
@@ -167,7 +203,7 @@ async fn dial_now(node: &Rc<Node>, peer: NodeId) -> Result<(), Failure> {
         other => unreachable(other.to_string()),
     })?;
     let up = Rc::new(Notify::new());
-    let task = hold_and_tell(Rc::clone(node), peer, stream, address, true, Some(Rc::clone(&up)));
+    let task = hold_and_tell(Rc::clone(node), peer, stream, remote, true, Some(Rc::clone(&up)));
     tokio::task::spawn_local(task);
     match timeout(ASK_TIME, up.notified()).await {
         Ok(()) => Ok(()),

@@ -333,7 +333,12 @@ pub fn reports(node: &Node) -> Vec<WorkerReport> {
         }
         None => WorkerReport {
             worker: *index,
-            state: if is_alive(node, *index) { WorkerState::Starting } else { WorkerState::Dead },
+            // One that has never ended is on its way.
+            state: if is_alive(node, *index) || fleet.restarts(*index) == 0 {
+                WorkerState::Starting
+            } else {
+                WorkerState::Dead
+            },
             pid: 0,
             cpu: None,
             address: None,

@@ -222,10 +222,14 @@ fn size(text: &str) -> Result<u64, String> {
     parse_size(text).ok_or_else(|| format!("{text:?} is not a size such as 64MiB, 2GB or a number of bytes"))
 }
 
-/// Prints completions for a shell.
-pub fn completions(shell: clap_complete::Shell) {
+/// The completions for a shell.
+#[must_use]
+pub fn completions(shell: clap_complete::Shell) -> String {
     let mut command = Arguments::command();
-    clap_complete::generate(shell, &mut command, "pangeactl", &mut std::io::stdout());
+    // Into memory: writing to a pipe that nobody reads any more makes clap_complete panic.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "pangeactl", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 #[cfg(test)]

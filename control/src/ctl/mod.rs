@@ -31,8 +31,8 @@ pub fn run(arguments: Arguments) -> Result<(), CtlError> {
     let connect = || Client::connect(&runtime_dir).map_err(CtlError::from);
     match arguments.command {
         Command::Completions { shell } => {
-            arguments::completions(shell);
-            Ok(())
+            let script = arguments::completions(shell);
+            out.print(&serde_json::json!({"script": script}), || script.clone())
         }
         Command::Demo(options) => demo::run(&out, &options),
         Command::Id => inspect::id(&out, &connect()?),

@@ -213,6 +213,10 @@ fn parse_range(text: &str) -> Result<Range<u64>, CtlError> {
 }
 
 fn refuse_existing(path: &Path, force: bool) -> Result<(), CtlError> {
+    if path.is_dir() {
+        let text = format!("{} is a folder; give -o the path of a file in it", path.display());
+        return Err(CtlError::new(FailureCode::Invalid, text));
+    }
     if !force && path.symlink_metadata().is_ok() {
         let text = format!("{} exists; choose another -o or replace it with --force", path.display());
         return Err(CtlError::new(FailureCode::Busy, text));
