@@ -26,6 +26,7 @@ use crate::counters::Counters;
 use crate::cpu::Allowed;
 use crate::jobs::door;
 use crate::link::Link;
+use crate::net::congestion::Law;
 use crate::net::connections::Connections;
 use crate::net::endpoint::{self, EndpointError};
 use crate::net::serve;
@@ -101,7 +102,8 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     if let Some((fault, _)) = &fault {
         tracing::warn!(loss_pct = fault.loss_pct, "the fault switch is on: datagrams are lost on purpose");
     }
-    let quic = endpoint::open(settings.data_listen, &identity, &pins, fault)?;
+    let law = Arc::<Law>::default();
+    let quic = endpoint::open(settings.data_listen, &identity, &pins, &law, fault)?;
     let address = quic.local_addr()?;
     let door_path = runtime::worker_door(&settings.runtime_dir, index);
     let door_listener = listen_unix(&door_path).await?;
@@ -113,7 +115,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let worker = Worker::new(Parts {
         index,
         store,
-        connections: Connections::new(quic, identity),
+        connections: Connections::new(quic, identity, law),
         pins,
         counters: Counters::new(segment),
         allowed_cpus,
@@ -226,6 +228,8 @@ async fn sample(worker: Rc<Worker>) {
                 bytes_received: received.remove(&node).unwrap_or(0),
                 elapsed_ms,
             };
+            worker.counters.add(Id::PacketsSent, sample.packets_sent);
+            worker.counters.add(Id::PacketsLost, sample.packets_lost);
             if sample.packets_sent > 0 || sample.bytes_received > 0 {
                 worker.report(Event::Path { node, sample });
             }

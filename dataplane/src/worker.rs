@@ -20,10 +20,10 @@ use crate::net::connections::Connections;
 use crate::net::tls::Pins;
 use crate::store::Store;
 
-/// Chunk buffers for fetches, puts and reads: 24 MiB.
-pub const BUFFERS_MAX: usize = 96;
-/// Chunk buffers for answering peers: 16 MiB. Apart from the others, so that slow peers never hold up local work.
-pub const SERVE_BUFFERS_MAX: usize = 64;
+/// Chunk buffers for fetches, puts and reads: 40 MiB.
+pub const BUFFERS_MAX: usize = 160;
+/// Chunk buffers for answering peers: 24 MiB. Apart from the others, so that slow peers never hold up local work.
+pub const SERVE_BUFFERS_MAX: usize = 96;
 
 /// What a door's token opens.
 #[derive(Debug, Clone)]
@@ -150,6 +150,7 @@ impl Worker {
             let cpu = self.allowed_cpus.as_ref().and_then(|cpus| cpus.pin(self.index, &new.policy.workers_cpus));
             self.cpu.set(cpu);
         }
+        self.connections.law().set(new.policy.congestion);
         self.policy.send_replace(new);
         Ok(revision)
     }

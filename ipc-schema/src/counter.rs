@@ -40,13 +40,17 @@ counters! {
     ChunksBad "chunks_bad" "Chunks from peers whose bytes did not match the content id.";
     SymbolsSent "symbols_sent" "FEC symbols sent.";
     SymbolsParitySent "symbols_parity_sent" "Of the FEC symbols sent, parity symbols.";
+    SymbolsSentAgain "symbols_sent_again" "Of the FEC symbols sent, those that a requester asked for again.";
     SymbolsReceived "symbols_received" "FEC symbols received.";
     SymbolsRepaired "symbols_repaired" "Data symbols rebuilt from parity.";
     SymbolsAskedAgain "symbols_asked_again" "FEC symbols asked for again.";
     SymbolsUnused "symbols_unused" "Parity symbols received and not needed.";
     SymbolsRefused "symbols_refused" "Datagrams that were malformed or belonged to no transfer.";
     RequestsServed "requests_served" "Chunk requests of peers answered with data.";
+    RequestsByCopy "requests_by_copy" "Of the chunk requests answered, those begun by their copy because the first was late or lost.";
     RequestsRefused "requests_refused" "Chunk requests of peers refused.";
+    PacketsSent "packets_sent" "QUIC packets sent to peers.";
+    PacketsLost "packets_lost" "Of the QUIC packets sent, those that QUIC found lost.";
     PeersRefused "peers_refused" "QUIC connections refused because their key is not pinned.";
     PeersProtocol "peers_protocol_errors" "QUIC connections closed because the peer broke the protocol.";
     RingsRefused "rings_refused" "Programs turned away at the door: wrong token, user or greeting.";

@@ -22,6 +22,27 @@ pub enum FecMode {
     Always,
 }
 
+/// How fast workers send to peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CongestionLaw {
+    /// By a model of the path, in which random loss is no congestion.
+    #[default]
+    Auto,
+    /// CUBIC (RFC 9438): every loss is congestion.
+    Cubic,
+    /// At this rate whatever the path shows: for links that the operator owns.
+    Rate {
+        /// Bits a second, from [`RATE_MIN`] to [`RATE_MAX`].
+        bits_per_s: u64,
+    },
+}
+
+/// Lowest rate that a policy takes, in bits a second.
+pub const RATE_MIN: u64 = 100_000;
+/// Highest rate that a policy takes, in bits a second.
+pub const RATE_MAX: u64 = 1_000_000_000_000;
+
 /// Where workers are pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,6 +68,8 @@ pub struct Policy {
     pub fec_max_overhead_pct: u8,
     /// `fec.min_loss_pct`, in hundredths of a percent: below this measured loss `auto` uses streams.
     pub fec_min_loss_bp: u16,
+    /// `congestion`.
+    pub congestion: CongestionLaw,
     /// `store.quota`: bytes that contents may take on disk; `u64::MAX` = unlimited.
     pub store_quota_bytes: u64,
     /// `transfer.inflight_chunks`: chunks that one worker has asked of one source and not yet got.
@@ -67,8 +90,9 @@ impl Default for Policy {
             fec_mode: FecMode::Auto,
             fec_max_overhead_pct: 25,
             fec_min_loss_bp: 20,
+            congestion: CongestionLaw::Auto,
             store_quota_bytes: u64::MAX,
-            transfer_inflight_chunks: 32,
+            transfer_inflight_chunks: 64,
             transfer_jobs_max: 16,
             session_grace_s: 60,
             discovery_hearsay: true,
@@ -153,7 +177,7 @@ impl fmt::Debug for Key {
 }
 
 /// Every policy key, in the order in which `pangeactl policy show` prints them.
-pub static KEYS: [Key; 9] = [
+pub static KEYS: [Key; 10] = [
     Key {
         name: "fec.mode",
         takes: "auto, off or always",
@@ -189,6 +213,24 @@ pub static KEYS: [Key; 9] = [
         help: "Measured loss below which fec.mode=auto uses streams.",
         set: |policy, text| parse_basis_points(text).map(|value| policy.fec_min_loss_bp = value),
         print: |policy| print_basis_points(policy.fec_min_loss_bp),
+    },
+    Key {
+        name: "congestion",
+        takes: "auto, cubic, or rate: and bits a second such as rate:500M (100k to 1000G)",
+        help: "How fast workers send: by a model of the path, by CUBIC, or at a fixed rate on links that you own.",
+        set: |policy, text| {
+            policy.congestion = match text {
+                "auto" => CongestionLaw::Auto,
+                "cubic" => CongestionLaw::Cubic,
+                other => CongestionLaw::Rate { bits_per_s: parse_rate(other.strip_prefix("rate:")?)? },
+            };
+            Some(())
+        },
+        print: |policy| match policy.congestion {
+            CongestionLaw::Auto => "auto".to_owned(),
+            CongestionLaw::Cubic => "cubic".to_owned(),
+            CongestionLaw::Rate { bits_per_s } => format!("rate:{bits_per_s}"),
+        },
     },
     Key {
         name: "store.quota",
@@ -361,13 +403,24 @@ pub fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// Reads bits a second: a number, with `k`, `M` or `G` (powers of 1000). `None` for anything else and out of bounds.
+fn parse_rate(text: &str) -> Option<u64> {
+    const UNITS: [(char, u64); 3] = [('k', 1_000), ('M', 1_000_000), ('G', 1_000_000_000)];
+    let found = UNITS.iter().find_map(|(unit, factor)| text.strip_suffix(*unit).map(|number| (number, *factor)));
+    let (number, factor) = found.unwrap_or((text, 1));
+    if !number.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    number.parse::<u64>().ok()?.checked_mul(factor).filter(|rate| (RATE_MIN..=RATE_MAX).contains(rate))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_key_prints_what_it_reads() {
-        let changed = ["always", "7", "1.25", "1073741824", "9", "3", "0", "off", "4,2"];
+        let changed = ["always", "7", "1.25", "rate:500000000", "1073741824", "9", "3", "0", "off", "4,2"];
         let mut policy = Policy::default();
         for (key, value) in KEYS.iter().zip(changed) {
             policy = policy.with(key.name, value).unwrap();
@@ -392,6 +445,11 @@ mod tests {
             ("fec.max_overhead_pct", "-1"),
             ("fec.min_loss_pct", "0.123"),
             ("fec.min_loss_pct", "100.01"),
+            ("congestion", "bbr"),
+            ("congestion", "rate:"),
+            ("congestion", "rate:99k"),
+            ("congestion", "rate:-1M"),
+            ("congestion", "rate:1001G"),
             ("store.quota", "0"),
             ("store.quota", "99999999TiB"),
             ("store.quota", "-5GiB"),

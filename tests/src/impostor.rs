@@ -138,7 +138,7 @@ impl State {
     fn new(bytes: Vec<u8>, lie: Lie, curious: ContentId, note: Sender<PeerResponse>) -> Rc<Self> {
         let identity = WorkerIdentity::generate().unwrap();
         let pins = Pins::default();
-        let quic = endpoint::open("127.0.0.1:0".parse().unwrap(), &identity, &pins, None).unwrap();
+        let quic = endpoint::open("127.0.0.1:0".parse().unwrap(), &identity, &pins, &std::sync::Arc::default(), None).unwrap();
         let worker = Endpoint { worker: WorkerIndex(0), address: quic.local_addr().unwrap(), key: identity.key() };
         let manifest = manifest_of(&bytes);
         let node = NodeIdentity::generate().unwrap();

@@ -149,6 +149,12 @@ impl<M: ChunkMemory> Assembly<M> {
         Ok(assembly)
     }
 
+    /// How the chunk is cut.
+    #[must_use]
+    pub fn shape(&self) -> ChunkShape {
+        self.shape
+    }
+
     /// Takes a symbol that came.
     pub fn handle_symbol(&mut self, block: u8, symbol: u8, payload: &[u8], now: Instant) -> Outcome {
         self.tally.received += 1;

@@ -30,6 +30,8 @@ const LATE_MIN: Duration = Duration::from_millis(200);
 const LATE_FIRST: Duration = Duration::from_secs(1);
 /// Sources that may have the same chunk under way at once.
 const COPIES_MAX: usize = 2;
+/// Chunks that are the end of a fetch at least.
+pub const END_MIN: u32 = 2;
 
 /// Why a chunk did not come from a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub enum Step {
         source: SourceId,
         /// The chunk.
         chunk: ChunkIndex,
+        /// Somebody waits for it, or hardly anything else is left to come: a lost packet of it costs a round trip.
+        soon: bool,
     },
     /// Stop asking this source for this chunk: another was faster.
     Forget {
@@ -89,6 +93,8 @@ pub struct Fetch {
     priority: VecDeque<Range<ChunkIndex>>,
     steps: VecDeque<Step>,
     next_source: SourceId,
+    /// Chunks left to ask for when the end begins.
+    end: u32,
 }
 
 /// Ranges that readers wait for, kept at most; older ones give way.
@@ -105,7 +111,14 @@ impl Fetch {
             priority: VecDeque::new(),
             steps: VecDeque::new(),
             next_source: 0,
+            end: END_MIN,
         }
+    }
+
+    /// The last `chunks` chunks to be asked for, and at least [`END_MIN`], are the end: as many as arrive while what was
+    /// lost before them is sent again.
+    pub fn set_end(&mut self, chunks: u32) {
+        self.end = chunks.max(END_MIN);
     }
 
     /// Chunks that are still to come.
@@ -220,9 +233,13 @@ impl Fetch {
         ready.sort_unstable();
         for (_, id) in ready {
             let chunk = self.next_for(id).or_else(|| self.late_for(id, now));
-            if let (Some(chunk), Some(source)) = (chunk, self.sources.get_mut(&id)) {
+            let Some(chunk) = chunk else { continue };
+            let waited_for = self.priority.iter().any(|range| range.contains(&chunk));
+            let asked: usize = self.sources.values().map(|source| source.asked.len()).sum();
+            let left = (self.missing.count() as usize).saturating_sub(asked);
+            if let Some(source) = self.sources.get_mut(&id) {
                 source.asked.insert(chunk, now);
-                return Some(Step::Ask { source: id, chunk });
+                return Some(Step::Ask { source: id, chunk, soon: waited_for || left <= self.end as usize });
             }
         }
         None
@@ -297,7 +314,7 @@ mod tests {
 
     fn asks(fetch: &mut Fetch, now: Instant) -> Vec<(SourceId, ChunkIndex)> {
         std::iter::from_fn(|| match fetch.poll_step(now) {
-            Some(Step::Ask { source, chunk }) => Some((source, chunk)),
+            Some(Step::Ask { source, chunk, .. }) => Some((source, chunk)),
             other => {
                 assert_eq!(other, None);
                 None
@@ -407,7 +424,7 @@ mod tests {
         let mut events: BTreeMap<(Instant, SourceId, ChunkIndex), ()> = BTreeMap::new();
         while !fetch.is_done() {
             while let Some(step) = fetch.poll_step(now) {
-                if let Step::Ask { source, chunk } = step {
+                if let Step::Ask { source, chunk, .. } = step {
                     let ms = sources.iter().find(|(id, _)| *id == source).unwrap().1;
                     let free = &mut busy_until[source as usize];
                     *free = (*free).max(now) + Duration::from_millis(ms);

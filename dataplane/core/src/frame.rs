@@ -2,7 +2,9 @@
 //!
 //! The requester opens a bidirectional QUIC stream for each chunk and sends a [`Request`]. The server answers on it with
 //! an [`Answer`]: the chunk follows on the stream, or comes as symbols in datagrams ([`SymbolHeader`]), after the last
-//! of which the server sends a [`Mark`]. The requester then may send any number, up to a limit, of [`Repair`]s, each
+//! of which the server sends a [`Mark`]. The symbols say all that the answer does, so whoever has enough of them need not
+//! wait for it. On a lossy path a request that must not wait for its own repair goes twice: on its stream, and a moment
+//! later as a datagram of the same bytes; the server begins with whichever comes first. The requester then may send any number, up to a limit, of [`Repair`]s, each
 //! answered by symbols and a mark, and finishes its side when the chunk is whole. Integers are little-endian.
 
 use pangea_ipc::content::{CHUNK_SIZE, CHUNKS_MAX, CONTENT_SIZE_MAX, ChunkIndex, Geometry};
@@ -45,9 +47,9 @@ pub enum FrameError {
         /// Its value.
         value: u64,
     },
-    /// A datagram ends before its header does.
-    #[error("a datagram of {len} bytes is too short")]
-    Short {
+    /// A datagram ends before its header does, or goes on after it.
+    #[error("a datagram of {len} bytes is no frame")]
+    Length {
         /// Its bytes.
         len: usize,
     },
@@ -75,6 +77,8 @@ pub struct Request {
     pub chunk: ChunkIndex,
     /// How.
     pub mode: Mode,
+    /// Nothing else is under way that would hide a loss: the end of a transfer, a single object, a reader who waits.
+    pub soon: bool,
     /// Number of the FEC transfer, chosen by the requester, unique on its connection while it lasts.
     pub transfer: u32,
     /// Longest symbol that the requester's side of the path carries.
@@ -94,7 +98,7 @@ impl Request {
             Mode::Stream => 1,
             Mode::Fec => 2,
         }]);
-        out.put(&[self.overhead_max_pct, 0]);
+        out.put(&[self.overhead_max_pct, u8::from(self.soon)]);
         out.put(&self.content.0);
         out.put(&self.size.to_le_bytes());
         out.put(&self.chunk.to_le_bytes());
@@ -120,7 +124,11 @@ impl Request {
         if overhead_max_pct > 100 {
             return Err(impossible("overhead", overhead_max_pct));
         }
-        let _reserved = from.byte();
+        let soon = match from.byte() {
+            0 => false,
+            1 => true,
+            other => return Err(impossible("urgency", other)),
+        };
         let content = ContentId(from.take());
         let size = u64::from_le_bytes(from.take());
         if size > CONTENT_SIZE_MAX {
@@ -133,7 +141,15 @@ impl Request {
         }
         let transfer = u32::from_le_bytes(from.take());
         let symbol_len_max = u16::from_le_bytes(from.take());
-        Ok(Self { content, size, chunk, mode, transfer, symbol_len_max, overhead_max_pct })
+        Ok(Self { content, size, chunk, mode, soon, transfer, symbol_len_max, overhead_max_pct })
+    }
+
+    /// Reads a copy of a request, which is a datagram of its own.
+    ///
+    /// # Errors
+    /// When it is none, or when a field has a value that no requester sends.
+    pub fn parse_copy(datagram: &[u8]) -> Result<Self, FrameError> {
+        Self::parse(datagram.try_into().map_err(|_| FrameError::Length { len: datagram.len() })?)
     }
 }
 
@@ -311,7 +327,7 @@ impl SymbolHeader {
     /// When it is no symbol datagram.
     pub fn parse(datagram: &[u8]) -> Result<(Self, &[u8]), FrameError> {
         let Some((header, symbol)) = datagram.split_first_chunk::<SYMBOL_HEADER_LEN>() else {
-            return Err(FrameError::Short { len: datagram.len() });
+            return Err(FrameError::Length { len: datagram.len() });
         };
         let mut from = Reader(header);
         expect_kind(from.byte(), SYMBOL_KIND)?;
@@ -381,6 +397,7 @@ mod tests {
             size: 10 << 20,
             chunk: 39,
             mode: Mode::Fec,
+            soon: true,
             transfer: 0xdead_beef,
             symbol_len_max: 1180,
             overhead_max_pct: 25,
@@ -417,10 +434,16 @@ mod tests {
         assert!(matches!(Request::parse(&huge.to_bytes()), Err(FrameError::Impossible { what: "size", .. })));
         let greedy = Request { overhead_max_pct: 101, ..request() };
         assert!(matches!(Request::parse(&greedy.to_bytes()), Err(FrameError::Impossible { what: "overhead", .. })));
+        let mut unsure = request().to_bytes();
+        unsure[3] = 2;
+        assert!(matches!(Request::parse(&unsure), Err(FrameError::Impossible { what: "urgency", .. })));
+        let copy = request().to_bytes();
+        assert_eq!(Request::parse_copy(&copy), Ok(request()));
+        assert!(matches!(Request::parse_copy(&copy[1..]), Err(FrameError::Length { len: 55 })));
         let long = Answer::Stream { len: CHUNK_SIZE + 1 };
         assert!(Answer::parse(&long.to_bytes()).is_err());
         assert!(Repair::parse(&Repair { block: 0, missing: [0; 32] }.to_bytes()).is_err());
-        assert!(matches!(SymbolHeader::parse(&[SYMBOL_KIND; 7]), Err(FrameError::Short { len: 7 })));
+        assert!(matches!(SymbolHeader::parse(&[SYMBOL_KIND; 7]), Err(FrameError::Length { len: 7 })));
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 //! parity as [`redundancy`] finds right, which [`assembly`] puts together, asking for exactly what is missing.
 
 pub mod assembly;
+pub mod congestion;
 pub mod fetch;
 pub mod frame;
 pub mod redundancy;

@@ -1,92 +1,67 @@
-//! How much parity: pure functions of what the path has shown and what the policy allows.
-
-use std::time::{Duration, Instant};
+//! Stream or symbols, and how much parity: pure functions of what the path has shown, of what the policy allows, and of
+//! where the chunk stands in its transfer.
+//!
+//! In the bulk of a transfer a lost packet costs nothing but itself: others are under way while it is sent again, and the
+//! transport does that as soon as it knows. At the end, for a single object, or for a reader who waits, nothing else is
+//! under way, and each loss costs a round trip: there parity is sent with the chunk.
 
 use pangea_ipc::policy::FecMode;
 
+use crate::congestion::Loss;
 use crate::frame::Mode;
 
-/// A sample counts only when this many packets were sent: fewer say nothing of a loss of a percent or two.
-pub const SAMPLE_PACKETS_MIN: u64 = 64;
-/// Weight of a new sample (RFC 6298 uses the same for round-trip times).
-const SAMPLE_WEIGHT: f64 = 0.125;
-/// A path that has shown no loss for this long is clean again.
-const FORGET_AFTER: Duration = Duration::from_secs(30);
-
-/// What share of the packets a path loses, from the sender's counts.
-#[derive(Debug, Clone, Default)]
-pub struct PathLoss {
-    /// Smoothed share, 0 to 1; `None` before the first sample.
-    share: Option<f64>,
-    /// Counts at the last sample.
-    sent: u64,
-    lost: u64,
-    last_loss: Option<Instant>,
-}
-
-impl PathLoss {
-    /// Takes the connection's totals: packets sent, and of these, lost.
-    pub fn handle_totals(&mut self, sent: u64, lost: u64, now: Instant) {
-        let (new_sent, new_lost) = (sent.saturating_sub(self.sent), lost.saturating_sub(self.lost));
-        if new_sent < SAMPLE_PACKETS_MIN {
-            return;
-        }
-        (self.sent, self.lost) = (sent, lost);
-        let sample = (new_lost as f64 / new_sent as f64).min(1.0);
-        if new_lost > 0 {
-            self.last_loss = Some(now);
-        }
-        self.share = Some(match self.share {
-            None => sample,
-            Some(share) => share + SAMPLE_WEIGHT * (sample - share),
-        });
-    }
-
-    /// The share, in hundredths of a percent; 0 before the first sample and when the last loss is long ago.
-    #[must_use]
-    pub fn basis_points(&self, now: Instant) -> u16 {
-        let recent = self.last_loss.is_some_and(|at| now.saturating_duration_since(at) < FORGET_AFTER);
-        if !recent {
-            return 0;
-        }
-        // A float-to-integer cast saturates; the share is within 0 to 1.
-        (self.share.unwrap_or(0.0) * 10_000.0).round() as u16
-    }
-}
+/// Standard deviations of the number lost in a block that parity covers beyond the mean. Losses are skewed, so 3 leaves
+/// about 3 blocks in 1000 of a path with independent losses that must ask again (binomial, 220 symbols at 5 %).
+const COVER: f64 = 3.0;
 
 /// How a chunk goes out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Delivery {
     /// By stream.
     Stream,
-    /// As symbols, with this many parity symbols for each 10,000 data symbols, rounded up for each block.
-    Fec {
-        /// Parity share in hundredths of a percent.
-        parity_bp: u16,
-    },
+    /// As symbols.
+    Fec(Parity),
 }
 
-impl Delivery {
-    /// Parity symbols for a block of `k` data symbols.
+/// How many parity symbols a block gets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Parity {
+    loss: Loss,
+    cover: f64,
+    min: usize,
+    overhead_max_pct: u8,
+}
+
+impl Parity {
+    /// Parity symbols for a block of `k` data symbols: as many as a block of that size loses, which includes the parity
+    /// itself, with the deviations to be covered; within the ceiling.
     #[must_use]
-    pub fn parity(self, k: usize) -> usize {
-        match self {
-            Self::Stream => 0,
-            Self::Fec { parity_bp } => (k * usize::from(parity_bp)).div_ceil(10_000),
+    pub fn count(self, k: usize) -> usize {
+        let ceiling = (k * usize::from(self.overhead_max_pct)).div_ceil(100);
+        let Loss { share, dispersion } = self.loss;
+        let mut count = 0.0;
+        // Each pass counts the losses of the parity that the one before added; three reach the last symbol.
+        for _ in 0..3 {
+            let mean = (k as f64 + count) * share;
+            count = mean + self.cover * (mean * (1.0 - share) * dispersion).sqrt();
         }
+        // A float-to-integer cast saturates.
+        (count.ceil() as usize).max(self.min).min(ceiling)
     }
 }
 
 /// What decides on a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Situation {
     /// The server's policy.
     pub policy: FecMode,
     /// What the requester wants.
     pub wanted: Mode,
-    /// Measured loss, in hundredths of a percent.
-    pub loss_bp: u16,
-    /// Loss below which `auto` uses streams.
+    /// Nothing else is under way that would hide a loss: the end of a transfer, a single object, a reader who waits.
+    pub soon: bool,
+    /// What the path loses.
+    pub loss: Loss,
+    /// Loss below which `auto` uses streams, in hundredths of a percent.
     pub loss_min_bp: u16,
     /// Ceiling on parity, the lower of both sides', in percent.
     pub overhead_max_pct: u8,
@@ -94,87 +69,65 @@ pub struct Situation {
     pub possible: bool,
 }
 
-/// Decides. Parity is 1.5 times the measured loss: the mean would fail every second block. It never exceeds the ceiling,
-/// and whoever asks for FEC gets at least one parity symbol a block, unless the ceiling is 0.
+/// Decides.
 #[must_use]
 pub fn choose(situation: Situation) -> Delivery {
-    let Situation { policy, wanted, loss_bp, loss_min_bp, overhead_max_pct, possible } = situation;
+    let Situation { policy, wanted, soon, loss, loss_min_bp, overhead_max_pct, possible } = situation;
     let forced = policy == FecMode::Always || wanted == Mode::Fec;
     let refused = policy == FecMode::Off || wanted == Mode::Stream || !possible;
-    let lossy = loss_bp > 0 && loss_bp >= loss_min_bp;
-    if refused || !(forced || lossy) {
+    let lossy = loss.share > 0.0 && loss.share * 10_000.0 >= f64::from(loss_min_bp);
+    if refused || !(forced || lossy && soon) {
         return Delivery::Stream;
     }
-    let ceiling = u16::from(overhead_max_pct) * 100;
-    let wanted = loss_bp.saturating_add(loss_bp / 2).max(1);
-    Delivery::Fec { parity_bp: wanted.min(ceiling) }
+    let cover = if soon { COVER } else { 0.0 };
+    Delivery::Fec(Parity { loss, cover, min: usize::from(forced), overhead_max_pct })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn situation() -> Situation {
-        Situation {
-            policy: FecMode::Auto,
-            wanted: Mode::Auto,
-            loss_bp: 0,
-            loss_min_bp: 20,
-            overhead_max_pct: 25,
-            possible: true,
-        }
+    fn loss(pct: f64) -> Loss {
+        Loss { share: pct / 100.0, dispersion: 1.0 }
     }
 
     #[test]
     fn the_table_of_decisions() {
-        let stream = Delivery::Stream;
-        let fec = |parity_bp| Delivery::Fec { parity_bp };
-        let s = situation();
-        for (situation, expected) in [
-            (s, stream),
-            (Situation { loss_bp: 19, ..s }, stream),
-            (Situation { loss_bp: 20, ..s }, fec(30)),
-            (Situation { loss_bp: 500, ..s }, fec(750)),
-            (Situation { loss_bp: 5000, ..s }, fec(2500)),
-            (Situation { loss_bp: 500, overhead_max_pct: 0, ..s }, fec(0)),
-            (Situation { loss_bp: 500, policy: FecMode::Off, ..s }, stream),
-            (Situation { loss_bp: 500, wanted: Mode::Stream, ..s }, stream),
-            (Situation { loss_bp: 500, possible: false, ..s }, stream),
-            (Situation { policy: FecMode::Always, ..s }, fec(1)),
-            (Situation { wanted: Mode::Fec, ..s }, fec(1)),
-            (Situation { wanted: Mode::Fec, policy: FecMode::Off, ..s }, stream),
-            (Situation { loss_min_bp: 0, ..s }, stream),
+        let s = Situation {
+            policy: FecMode::Auto,
+            wanted: Mode::Auto,
+            soon: true,
+            loss: loss(5.0),
+            loss_min_bp: 20,
+            overhead_max_pct: 25,
+            possible: true,
+        };
+        let burst = Loss { share: 0.05, dispersion: 15.0 };
+        // `None`: by stream; otherwise parity for blocks of 197, 110 and 1 data symbols.
+        for (what, situation, expected) in [
+            ("a lossy path, soon", s, Some([21, 14, 1])),
+            ("a tenth of the loss", Situation { loss: loss(0.5), ..s }, Some([4, 3, 1])),
+            ("in bursts: up to the ceiling", Situation { loss: burst, ..s }, Some([50, 28, 1])),
+            ("a higher ceiling", Situation { loss: burst, overhead_max_pct: 100, ..s }, Some([56, 40, 1])),
+            ("hopeless", Situation { loss: loss(60.0), ..s }, Some([50, 28, 1])),
+            ("a ceiling of nothing", Situation { overhead_max_pct: 0, ..s }, Some([0, 0, 0])),
+            ("in the bulk", Situation { soon: false, ..s }, None),
+            ("hardly any loss", Situation { loss: loss(0.19), ..s }, None),
+            ("no loss", Situation { loss: loss(0.0), ..s }, None),
+            ("no loss, no threshold", Situation { loss: loss(0.0), loss_min_bp: 0, ..s }, None),
+            ("policy off", Situation { policy: FecMode::Off, ..s }, None),
+            ("streams wanted", Situation { wanted: Mode::Stream, ..s }, None),
+            ("symbols do not fit", Situation { possible: false, ..s }, None),
+            ("always, no loss", Situation { policy: FecMode::Always, loss: loss(0.0), ..s }, Some([1, 1, 1])),
+            ("always, in the bulk", Situation { policy: FecMode::Always, soon: false, ..s }, Some([11, 6, 1])),
+            ("wanted, no loss", Situation { wanted: Mode::Fec, loss: loss(0.0), ..s }, Some([1, 1, 1])),
+            ("wanted, policy off", Situation { wanted: Mode::Fec, policy: FecMode::Off, ..s }, None),
         ] {
-            assert_eq!(choose(situation), expected, "{situation:?}");
-        }
-        assert_eq!(fec(1).parity(110), 1);
-        assert_eq!(fec(750).parity(110), 9);
-        assert_eq!(fec(0).parity(110), 0);
-    }
-
-    #[test]
-    fn loss_is_smoothed_and_forgotten() {
-        let start = Instant::now_for_test();
-        let mut path = PathLoss::default();
-        path.handle_totals(63, 63, start);
-        assert_eq!(path.basis_points(start), 0, "too few packets say nothing");
-        path.handle_totals(1000, 50, start);
-        assert_eq!(path.basis_points(start), 500);
-        path.handle_totals(2000, 50, start);
-        assert_eq!(path.basis_points(start), 438);
-        assert_eq!(path.basis_points(start + FORGET_AFTER), 0);
-        path.handle_totals(10, 0, start); // a new connection counts from the start again
-        assert_eq!(path.basis_points(start), 438);
-    }
-
-    trait ForTest {
-        fn now_for_test() -> Self;
-    }
-
-    impl ForTest for Instant {
-        #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
-        fn now_for_test() -> Self {
-            Self::now()
+            let parity = match choose(situation) {
+                Delivery::Stream => None,
+                Delivery::Fec(parity) => Some([197, 110, 1].map(|k| parity.count(k))),
+            };
+            assert_eq!(parity, expected, "{what}");
         }
     }
 }

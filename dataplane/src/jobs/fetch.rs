@@ -3,7 +3,7 @@
 //! [`pangea_dataplane_core::fetch`] decides what to ask of whom; this file has the hands.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -35,6 +35,10 @@ use crate::worker::{JobEntry, JobGuard, Worker};
 const SYNC_CHUNKS: u32 = 128;
 /// How often figures are reported, and what is written is synced, while a fetch runs.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
+
+/// Round trips that the end of a fetch lasts: one in which the losses before it become known and are sent again, and half
+/// of one for those that are lost again.
+const END_RTTS: u32 = 2;
 
 /// Starts a fetch.
 ///
@@ -126,7 +130,7 @@ struct Peer {
     at: Rc<RefCell<usize>>,
 }
 
-type Asked<'a> = LocalBoxFuture<'a, (SourceId, ChunkIndex, Result<(Came, u64), AskFailed>)>;
+type Asked<'a> = LocalBoxFuture<'a, (SourceId, ChunkIndex, Result<(Came, u64, Duration), AskFailed>)>;
 
 enum AskFailed {
     Peer(AskError),
@@ -148,6 +152,10 @@ struct Driver<'a> {
     /// What the controller was told is unobtainable, so that it is told once.
     starved: u32,
     troubles: BTreeMap<SourceId, String>,
+    /// When chunks came lately.
+    came: VecDeque<Instant>,
+    /// The longest round trip to a source.
+    rtt: Duration,
 }
 
 impl<'a> Driver<'a> {
@@ -167,6 +175,8 @@ impl<'a> Driver<'a> {
             shares: BTreeMap::new(),
             starved: 0,
             troubles: BTreeMap::new(),
+            came: VecDeque::new(),
+            rtt: Duration::ZERO,
         }
     }
 
@@ -207,7 +217,7 @@ impl<'a> Driver<'a> {
     fn take_steps(&mut self) {
         while let Some(step) = self.fetch.poll_step(Instant::now()) {
             match step {
-                Step::Ask { source, chunk } => self.start_asking(source, chunk),
+                Step::Ask { source, chunk, soon } => self.start_asking(source, chunk, soon),
                 Step::Forget { source, chunk } => {
                     if let Some(abort) = self.aborts.get(&(source, chunk)) {
                         abort.abort();
@@ -238,7 +248,7 @@ impl<'a> Driver<'a> {
         self.worker.report(Event::SourceLost { job: self.guard.job(), node, why });
     }
 
-    fn start_asking(&mut self, source: SourceId, chunk: ChunkIndex) {
+    fn start_asking(&mut self, source: SourceId, chunk: ChunkIndex, soon: bool) {
         let Some(peer) = self.peers.values().find(|peer| peer.id == source) else {
             self.fetch.remove_source(source);
             return;
@@ -246,7 +256,7 @@ impl<'a> Driver<'a> {
         let count = peer.endpoints.len().max(1);
         let Some(endpoint) = peer.endpoints.get(*peer.at.borrow() % count).copied() else { return };
         let (worker, content, at) = (self.worker, self.content, Rc::clone(&peer.at));
-        let question = question(worker, content, chunk);
+        let question = question(worker, content, chunk, soon);
         let one = async move {
             let connection = worker.connections.to(endpoint).await.map_err(|error| {
                 let mut at = at.borrow_mut();
@@ -263,7 +273,7 @@ impl<'a> Driver<'a> {
             let (buffer, came) = ask(&connection, question, buffer, &worker.codec).await.map_err(AskFailed::Peer)?;
             let len = buffer.len() as u64;
             worker.store.write(content, chunk, buffer).await.map_err(AskFailed::Store)?;
-            Ok((came, len))
+            Ok((came, len, connection.quic.rtt()))
         };
         let (abort, registration) = AbortHandle::new_pair();
         self.aborts.insert((source, chunk), abort);
@@ -271,16 +281,27 @@ impl<'a> Driver<'a> {
         self.asks.push(async move { (source, chunk, one.await.unwrap_or(Err(AskFailed::Forgotten))) }.boxed_local());
     }
 
+    /// What comes within [`END_RTTS`] is the end: by then what was lost before it has been sent again.
+    fn note_came(&mut self, now: Instant) {
+        self.came.push_back(now);
+        while self.came.front().is_some_and(|at| *at + self.rtt * END_RTTS < now) {
+            self.came.pop_front();
+        }
+        self.fetch.set_end(u32::try_from(self.came.len()).unwrap_or(u32::MAX));
+    }
+
     fn handle(
         &mut self,
         source: SourceId,
         chunk: ChunkIndex,
-        outcome: Result<(Came, u64), AskFailed>,
+        outcome: Result<(Came, u64, Duration), AskFailed>,
     ) -> Result<(), Failure> {
         self.aborts.remove(&(source, chunk));
         let now = Instant::now();
         match outcome {
-            Ok((came, len)) => {
+            Ok((came, len, rtt)) => {
+                self.rtt = self.rtt.max(rtt);
+                self.note_came(now);
                 if self.fetch.handle_verified(source, chunk, now) {
                     self.count(source, came, len);
                 }
@@ -355,7 +376,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-fn question(worker: &Worker, content: &Content, chunk: ChunkIndex) -> Question {
+fn question(worker: &Worker, content: &Content, chunk: ChunkIndex, soon: bool) -> Question {
     let policy = worker.policy();
     Question {
         content: content.manifest().id(),
@@ -366,6 +387,7 @@ fn question(worker: &Worker, content: &Content, chunk: ChunkIndex) -> Question {
             FecMode::Off => Mode::Stream,
             FecMode::Always => Mode::Fec,
         },
+        soon,
         overhead_max_pct: policy.policy.fec_max_overhead_pct,
     }
 }

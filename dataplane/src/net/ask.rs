@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use pangea_dataplane_core::assembly::{Assembly, AssemblyError, Tally};
+use bytes::Bytes;
+use pangea_dataplane_core::assembly::{AssemblyError, Tally};
 use pangea_dataplane_core::fetch::Failed;
 use pangea_dataplane_core::frame::{
     ANSWER_LEN, Answer, FrameError, MARK_LEN, Mode, REPAIR_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN,
@@ -37,6 +38,9 @@ pub enum AskError {
         /// Bytes of the chunk.
         expected: u32,
     },
+    /// Symbols of another length than announced, or together with a stream.
+    #[error("the peer sent symbols that do not fit its answer")]
+    BothWays,
     /// The connection or stream broke.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -57,7 +61,9 @@ impl AskError {
             // An honest server of this content knows its size; one that differs is of no use, but has not lied.
             Self::Refused(Refusal::OtherSize | Refusal::Busy | Refusal::Unreadable) => Failed::Transient,
             // No honest server announces symbols that cannot be.
-            Self::Protocol(_) | Self::Length { .. } | Self::Assembly(AssemblyError::Shape(_)) => Failed::BadBytes,
+            Self::Protocol(_) | Self::Length { .. } | Self::BothWays | Self::Assembly(AssemblyError::Shape(_)) => {
+                Failed::BadBytes
+            }
             Self::Broken(_) | Self::Stalled | Self::Assembly(_) => Failed::Transient,
         }
     }
@@ -67,10 +73,23 @@ fn broken(error: impl std::fmt::Display) -> AskError {
     AskError::Broken(error.to_string())
 }
 
-async fn unstalled<T, E: std::fmt::Display>(io: impl Future<Output = Result<T, E>>) -> Result<T, AskError> {
-    match timeout(STALL, io).await {
-        Ok(result) => result.map_err(broken),
-        Err(_) => Err(AskError::Stalled),
+/// Waits for `io` as long as anything comes from the peer: on a slow path what was asked for before comes first.
+async fn unstalled<T, E: std::fmt::Display>(
+    quic: &quinn::Connection,
+    io: impl Future<Output = Result<T, E>>,
+) -> Result<T, AskError> {
+    let came = || {
+        let frames = quic.stats().frame_rx;
+        frames.stream + frames.datagram
+    };
+    let mut io = std::pin::pin!(io);
+    let mut before = came();
+    loop {
+        match timeout(STALL, &mut io).await {
+            Ok(result) => return result.map_err(broken),
+            Err(_) if came() == before => return Err(AskError::Stalled),
+            Err(_) => before = came(),
+        }
     }
 }
 
@@ -85,6 +104,8 @@ pub struct Question {
     pub chunk: ChunkIndex,
     /// How it is wanted.
     pub mode: Mode,
+    /// Nothing else is under way that would hide a loss.
+    pub soon: bool,
     /// Parity for each 100 data symbols at most.
     pub overhead_max_pct: u8,
 }
@@ -98,65 +119,101 @@ pub enum Came {
     BySymbols(Tally),
 }
 
-/// Asks for a chunk and waits for it, in `buffer`.
+/// Asks for a chunk and waits for it, in `memory`.
 ///
 /// # Errors
 /// Says what went wrong, and by that whose fault it is.
 pub async fn ask(
     peer: &Outgoing,
     question: Question,
-    mut buffer: Buffer,
+    memory: Buffer,
     codec: &RefCell<Codec>,
 ) -> Result<(Buffer, Came), AskError> {
     let expected = question.geometry.chunk_len(question.chunk);
-    let transfer = peer.symbols.expect();
+    let transfer = peer.symbols.expect(expected as usize, memory, peer.quic.rtt());
     let room = peer.quic.max_datagram_size().unwrap_or(0).saturating_sub(SYMBOL_HEADER_LEN);
     let request = Request {
         content: question.content,
         size: question.geometry.size(),
         chunk: question.chunk,
         mode: question.mode,
+        soon: question.soon,
         transfer: transfer.number(),
         symbol_len_max: u16::try_from(room).unwrap_or(u16::MAX),
         overhead_max_pct: question.overhead_max_pct,
     };
-    let (mut send, mut recv) = unstalled(peer.quic.open_bi()).await?;
+    let (mut send, mut recv) = unstalled(&peer.quic, peer.quic.open_bi()).await?;
     send.write_all(&request.to_bytes()).await.map_err(broken)?;
     let mut answer = [0; ANSWER_LEN];
-    unstalled(recv.read_exact(&mut answer)).await?;
-    match Answer::parse(&answer)? {
-        Answer::Refused(refusal) => Err(AskError::Refused(refusal)),
-        Answer::Stream { len } | Answer::Fec { len, .. } if len != expected => {
-            Err(AskError::Length { found: len, expected })
-        }
-        Answer::Stream { len } => {
-            drop(transfer);
-            let mut filled = 0;
-            while filled < len as usize {
-                let space = buffer.space().get_mut(filled..len as usize).unwrap_or_default();
-                match unstalled(recv.read(space)).await? {
-                    Some(more) => filled += more,
-                    None => return Err(AskError::Broken("the stream ended within the chunk".to_owned())),
-                }
+    let answered = tokio::select! {
+        read = unstalled(&peer.quic, recv.read_exact(&mut answer)) => read.map(|()| true)?,
+        () = transfer.ready() => false,
+        () = ask_twice(peer, request) => false,
+    };
+    if answered {
+        match Answer::parse(&answer)? {
+            Answer::Refused(refusal) => return Err(AskError::Refused(refusal)),
+            Answer::Stream { len } | Answer::Fec { len, .. } if len != expected => {
+                return Err(AskError::Length { found: len, expected });
             }
-            buffer.set_len(filled);
-            Ok((buffer, Came::ByStream))
-        }
-        Answer::Fec { len, symbol_len } => {
-            let rtt = peer.quic.rtt();
-            let assembly = Assembly::new(len as usize, usize::from(symbol_len), buffer, rtt, Instant::now())?;
-            transfer.begin(assembly);
-            gather(&transfer, &mut send, &mut recv).await?;
-            let _ = send.finish(); // the server stops waiting for repairs; if it has gone, all the better
-            let (mut buffer, range, tally) = transfer.take()?.finish(&mut codec.borrow_mut())?;
-            buffer.set_len(range.len());
-            Ok((buffer, Came::BySymbols(tally)))
+            Answer::Stream { len } => {
+                let memory = transfer.into_memory().ok_or(AskError::BothWays)?;
+                return Ok((read_chunk(&peer.quic, &mut recv, len as usize, memory).await?, Came::ByStream));
+            }
+            Answer::Fec { symbol_len, .. } => {
+                if !transfer.begin(usize::from(symbol_len))? {
+                    return Err(AskError::BothWays);
+                }
+                gather(&peer.quic, &transfer, &mut send, &mut recv).await?;
+            }
         }
     }
+    let _ = send.finish(); // the server stops waiting for repairs; if it has gone, all the better
+    let (mut memory, range, tally) = transfer.take()?.finish(&mut codec.borrow_mut())?;
+    memory.set_len(range.len());
+    Ok((memory, Came::BySymbols(tally)))
+}
+
+/// On a path that loses packets, sends a request that nothing hides the loss of once more, as a datagram: QUIC would miss
+/// it only after more than a round trip. Never returns.
+async fn ask_twice(peer: &Outgoing, request: Request) {
+    /// A moment later, so that one burst of losses does not take both.
+    const PAUSE_MIN: Duration = Duration::from_millis(2);
+    const PAUSE_MAX: Duration = Duration::from_millis(10);
+    if request.soon && peer.symbols.is_lossy(Instant::now()) {
+        tokio::time::sleep((peer.quic.rtt() / 8).clamp(PAUSE_MIN, PAUSE_MAX)).await;
+        // Where datagrams cannot be sent, or not now, the request on the stream is the only one.
+        let _ = peer.quic.send_datagram(Bytes::copy_from_slice(&request.to_bytes()));
+    }
+    std::future::pending().await
+}
+
+/// Reads a chunk of `len` bytes that follows an answer. Its pieces are taken as they come, so that a lost packet does not
+/// make those after it wait in the transport.
+async fn read_chunk(
+    quic: &quinn::Connection,
+    recv: &mut quinn::RecvStream,
+    len: usize,
+    mut memory: Buffer,
+) -> Result<Buffer, AskError> {
+    let mut filled = 0;
+    while filled < len {
+        let ended = || AskError::Broken("the stream ended within the chunk".to_owned());
+        let piece = unstalled(quic, recv.read_chunk(usize::MAX, false)).await?.ok_or_else(ended)?;
+        let start = usize::try_from(piece.offset).unwrap_or(usize::MAX).saturating_sub(ANSWER_LEN);
+        let end = start.saturating_add(piece.bytes.len());
+        let space = memory.space().get_mut(..len).and_then(|space| space.get_mut(start..end));
+        let found = u32::try_from(end).unwrap_or(u32::MAX);
+        space.ok_or(AskError::Length { found, expected: len as u32 })?.copy_from_slice(&piece.bytes);
+        filled += piece.bytes.len();
+    }
+    memory.set_len(len);
+    Ok(memory)
 }
 
 /// Waits until enough symbols are here, asking for those that are missing.
 async fn gather(
+    quic: &quinn::Connection,
     transfer: &Transfer,
     send: &mut quinn::SendStream,
     recv: &mut quinn::RecvStream,
@@ -170,7 +227,7 @@ async fn gather(
         }
         while let Some(repair) = transfer.with(|assembly| assembly.poll_repair(Instant::now())).ok_or_else(gone)?? {
             let bytes: [u8; REPAIR_LEN] = Repair::to_bytes(repair);
-            unstalled(send.write_all(&bytes)).await?;
+            unstalled(quic, send.write_all(&bytes)).await?;
         }
         let ask_at = transfer.with(|assembly| assembly.poll_timeout()).ok_or_else(gone)?;
         tokio::select! {

@@ -11,6 +11,7 @@ use quinn::{ClientConfig, ConnectionError, Endpoint, VarInt};
 use tokio::sync::Mutex;
 use tokio::time::{Duration, timeout};
 
+use super::congestion::Law;
 use super::datagrams::Symbols;
 use super::endpoint::transport;
 use super::tls::{Identity, KeyError, Pins, SERVER_NAME};
@@ -74,6 +75,7 @@ type Slot = Rc<Mutex<Option<Rc<Outgoing>>>>;
 pub struct Connections {
     endpoint: Endpoint,
     identity: Arc<Identity>,
+    law: Arc<Law>,
     outgoing: RefCell<HashMap<WorkerKey, Slot>>,
     incoming: RefCell<HashMap<usize, (WorkerKey, quinn::Connection)>>,
 }
@@ -81,8 +83,14 @@ pub struct Connections {
 impl Connections {
     /// No connections yet.
     #[must_use]
-    pub fn new(endpoint: Endpoint, identity: Arc<Identity>) -> Self {
-        Self { endpoint, identity, outgoing: RefCell::default(), incoming: RefCell::default() }
+    pub fn new(endpoint: Endpoint, identity: Arc<Identity>, law: Arc<Law>) -> Self {
+        Self { endpoint, identity, law, outgoing: RefCell::default(), incoming: RefCell::default() }
+    }
+
+    /// How fast they send.
+    #[must_use]
+    pub fn law(&self) -> &Law {
+        &self.law
     }
 
     /// The endpoint under them.
@@ -120,7 +128,7 @@ impl Connections {
     async fn open(&self, peer: PeerEndpoint) -> Result<quinn::Connection, ConnectError> {
         let (worker, address) = (peer.worker.0, peer.address);
         let mut config = ClientConfig::new(Arc::new(self.identity.client_config(peer.key)?));
-        config.transport_config(Arc::new(transport()));
+        config.transport_config(Arc::new(transport(&self.law)));
         let connecting = self
             .endpoint
             .connect_with(config, address, SERVER_NAME)

@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pangea_dataplane_core::assembly::{Assembly, AssemblyError, ChunkMemory, Outcome};
 use pangea_dataplane_core::frame::SymbolHeader;
+use pangea_fec::ChunkShape;
 use tokio::sync::Notify;
 
 use crate::buffer::Buffer;
@@ -18,8 +19,8 @@ impl ChunkMemory for Buffer {
     }
 }
 
-/// Symbols kept for a transfer whose answer has not come yet; datagrams overtake streams. One chunk's worth.
-const EARLY_MAX: usize = 512;
+/// A path whose server found symbols right this lately loses packets.
+const LOSSY_FOR: Duration = Duration::from_secs(60);
 
 /// The FEC transfers of one connection.
 #[derive(Debug, Clone)]
@@ -27,16 +28,25 @@ pub struct Symbols(Rc<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    transfers: RefCell<HashMap<u32, State>>,
+    transfers: RefCell<HashMap<u32, Entry>>,
     next: Cell<u32>,
     refused: Cell<u64>,
+    /// When the last symbol came.
+    symbol_at: Cell<Option<Instant>>,
 }
 
 #[derive(Debug)]
 enum State {
-    /// The answer has not come: how the symbols lie in the chunk is not known yet.
-    Early(Vec<(Bytes, Instant)>),
-    Running(Assembly<Buffer>, Rc<Notify>),
+    /// Nothing has come, and the chunk may come by stream as well: its length, and memory for it.
+    Expected(usize, Buffer),
+    Running(Assembly<Buffer>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    rtt: Duration,
+    symbol_came: Rc<Notify>,
 }
 
 impl Symbols {
@@ -54,16 +64,25 @@ impl Symbols {
         Self(table)
     }
 
-    /// Expects symbols under a fresh number.
+    /// Expects a chunk of `len` bytes, to be put together in `memory` if it comes as symbols, under a fresh number.
     #[must_use]
-    pub fn expect(&self) -> Transfer {
+    pub fn expect(&self, len: usize, memory: Buffer, rtt: Duration) -> Transfer {
         let number = self.0.next.get();
         self.0.next.set(number.wrapping_add(1));
-        self.0.transfers.borrow_mut().insert(number, State::Early(Vec::new()));
-        Transfer { table: Rc::clone(&self.0), number, symbol_came: Rc::new(Notify::new()) }
+        let symbol_came = Rc::new(Notify::new());
+        let entry = Entry { state: State::Expected(len, memory), rtt, symbol_came: Rc::clone(&symbol_came) };
+        self.0.transfers.borrow_mut().insert(number, entry);
+        Transfer { table: Rc::clone(&self.0), number, symbol_came }
+    }
+
+    /// The server has found lately that the path loses packets.
+    #[must_use]
+    pub fn is_lossy(&self, now: Instant) -> bool {
+        self.0.symbol_at.get().is_some_and(|at| now.saturating_duration_since(at) < LOSSY_FOR)
     }
 
     /// Datagrams that were malformed or belonged to no transfer, since the last time this was asked.
+    #[must_use]
     pub fn take_refused(&self) -> u64 {
         self.0.refused.take()
     }
@@ -72,25 +91,49 @@ impl Symbols {
 impl Table {
     fn take(&self, datagram: Bytes, now: Instant) {
         let Ok((header, symbol)) = SymbolHeader::parse(&datagram) else { return self.refuse() };
-        match self.transfers.borrow_mut().get_mut(&header.transfer) {
-            Some(State::Running(assembly, symbol_came)) => {
-                let outcome = assembly.handle_symbol(header.block, header.symbol, symbol, now);
-                if outcome == Outcome::Impossible {
-                    self.refuse();
-                }
-                if assembly.is_ready() {
-                    symbol_came.notify_one();
-                }
+        let mut transfers = self.transfers.borrow_mut();
+        // Late copies of symbols whose chunk is whole are usual; so are those of a transfer that was given up.
+        let Some(entry) = transfers.get_mut(&header.transfer) else { return self.refuse() };
+        if let State::Expected(len, _) = entry.state {
+            // The first symbol tells how the chunk is cut: the answer may come later.
+            if ChunkShape::new(len, symbol.len()).is_err()
+                || begin(&mut transfers, header.transfer, symbol.len(), now).is_err()
+            {
+                return self.refuse();
             }
-            Some(State::Early(kept)) if kept.len() < EARLY_MAX => kept.push((datagram, now)),
-            // Late copies of symbols whose chunk is whole are usual; so are those of a transfer that was given up.
-            _ => self.refuse(),
+        }
+        let Some(Entry { state: State::Running(assembly), symbol_came, .. }) = transfers.get_mut(&header.transfer)
+        else {
+            return self.refuse();
+        };
+        if assembly.handle_symbol(header.block, header.symbol, symbol, now) == Outcome::Impossible {
+            self.refuse();
+        }
+        self.symbol_at.set(Some(now));
+        if assembly.is_ready() {
+            symbol_came.notify_one();
         }
     }
 
     fn refuse(&self) {
         self.refused.set(self.refused.get() + 1);
     }
+}
+
+/// From now on symbols of this length go into an assembly.
+fn begin(
+    transfers: &mut HashMap<u32, Entry>,
+    number: u32,
+    symbol_len: usize,
+    now: Instant,
+) -> Result<(), AssemblyError> {
+    let Some(Entry { state, rtt, symbol_came }) = transfers.remove(&number) else { return Ok(()) };
+    let assembly = match state {
+        State::Expected(len, memory) => Assembly::new(len, symbol_len, memory, rtt, now)?,
+        State::Running(assembly) => assembly,
+    };
+    transfers.insert(number, Entry { state: State::Running(assembly), rtt, symbol_came });
+    Ok(())
 }
 
 /// One FEC transfer; dropped, its symbols are refused.
@@ -108,20 +151,26 @@ impl Transfer {
         self.number
     }
 
-    /// The answer has come: symbols now go into the assembly, those that came before it first.
-    pub fn begin(&self, mut assembly: Assembly<Buffer>) {
+    /// The server answers that symbols of this length come. Says whether those that came already, if any, are like that.
+    ///
+    /// # Errors
+    /// When such symbols do not make the chunk.
+    pub fn begin(&self, symbol_len: usize) -> Result<bool, AssemblyError> {
         let mut transfers = self.table.transfers.borrow_mut();
-        if let Some(State::Early(early)) = transfers.remove(&self.number) {
-            for (datagram, at) in early {
-                if let Ok((header, symbol)) = SymbolHeader::parse(&datagram) {
-                    assembly.handle_symbol(header.block, header.symbol, symbol, at);
-                }
-            }
+        begin(&mut transfers, self.number, symbol_len, Instant::now())?;
+        match transfers.get(&self.number).map(|entry| &entry.state) {
+            Some(State::Running(assembly)) => Ok(assembly.shape().symbol_len() == symbol_len),
+            _ => Ok(false),
         }
-        if assembly.is_ready() {
-            self.symbol_came.notify_one();
+    }
+
+    /// The server answers that the chunk comes by stream: gives the memory back. `None` when symbols came all the same.
+    #[must_use]
+    pub fn into_memory(self) -> Option<Buffer> {
+        match self.table.transfers.borrow_mut().remove(&self.number)?.state {
+            State::Expected(_, memory) => Some(memory),
+            State::Running(_) => None,
         }
-        transfers.insert(self.number, State::Running(assembly, Rc::clone(&self.symbol_came)));
     }
 
     /// Returns when enough symbols may be here.
@@ -129,21 +178,21 @@ impl Transfer {
         self.symbol_came.notified().await;
     }
 
-    /// Does something with the assembly; `None` before [`begin`](Self::begin).
+    /// Does something with the assembly; `None` before the first symbol and [`begin`](Self::begin).
     pub fn with<T>(&self, act: impl FnOnce(&mut Assembly<Buffer>) -> T) -> Option<T> {
-        match self.table.transfers.borrow_mut().get_mut(&self.number) {
-            Some(State::Running(assembly, _)) => Some(act(assembly)),
-            _ => None,
+        match &mut self.table.transfers.borrow_mut().get_mut(&self.number)?.state {
+            State::Running(assembly) => Some(act(assembly)),
+            State::Expected(..) => None,
         }
     }
 
     /// Takes the assembly out; later symbols are refused.
     ///
     /// # Errors
-    /// Before [`begin`](Self::begin).
+    /// When there is none.
     pub fn take(&self) -> Result<Assembly<Buffer>, AssemblyError> {
-        match self.table.transfers.borrow_mut().remove(&self.number) {
-            Some(State::Running(assembly, _)) => Ok(assembly),
+        match self.table.transfers.borrow_mut().remove(&self.number).map(|entry| entry.state) {
+            Some(State::Running(assembly)) => Ok(assembly),
             _ => Err(AssemblyError::GaveUp),
         }
     }

@@ -6,12 +6,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::{io, net};
 
-use quinn::congestion::BbrConfig;
 use quinn::{
-    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, TokioRuntime,
+    TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::congestion::{Factory, Law};
 use super::fault::{Fault, FaultSocket};
 use super::tls::{Identity, KeyError, Pins};
 
@@ -19,10 +20,11 @@ use super::tls::{Identity, KeyError, Pins};
 pub const STREAMS_MAX: u32 = 128;
 /// Bytes that one stream may have under way: a chunk and its answer's head fit whole.
 const STREAM_WINDOW: u32 = 512 << 10;
-/// Bytes that one connection may have under way in a direction: 300 Mbit/s at 400 ms.
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Bytes of datagrams that wait to be sent; what is beyond waits in its sender.
-const DATAGRAM_SEND_BYTES: usize = 1 << 20;
+/// Bytes that one connection may have under way in a direction: 600 Mbit/s at 400 ms.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Bytes of datagrams that wait to be sent; what is beyond waits in its sender. The transport sends datagrams before
+/// streams: this is as long as streams, and with them what was lost of them, have to wait at a time.
+const DATAGRAM_SEND_BYTES: usize = 32 << 10;
 /// Bytes of datagrams that wait to be read; the reader never waits for anything, so this is one burst.
 const DATAGRAM_RECEIVE_BYTES: usize = 8 << 20;
 /// A connection on which nothing is heard this long is dead.
@@ -35,6 +37,11 @@ const SOCKET_BUFFER: usize = 8 << 20;
 const ACK_EVERY_PACKETS: u32 = 40;
 /// An acknowledgement waits this long at most.
 const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
+
+/// UDP payload that discovery tries at most: Ethernet's 1500 bytes less IPv4's and UDP's headers.
+const MTU_MAX: u16 = 1472;
+/// Discovery stops within so many bytes of what the path carries: half a percent of a packet.
+const MTU_STEP: u16 = 8;
 
 /// Why a worker has no endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +69,7 @@ pub fn open(
     address: SocketAddr,
     identity: &Identity,
     pins: &Pins,
+    law: &Arc<Law>,
     fault: Option<(Fault, Arc<AtomicU64>)>,
 ) -> Result<Endpoint, EndpointError> {
     let failed = |source| EndpointError::Bind { address, source };
@@ -71,17 +79,19 @@ pub fn open(
         socket = Arc::new(FaultSocket::new(socket, fault, dropped));
     }
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(identity.server_config(pins)?));
-    server.transport_config(Arc::new(transport()));
+    server.transport_config(Arc::new(transport(law)));
     Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
         .map_err(failed)
 }
 
 /// The transport parameters of both sides.
 #[must_use]
-pub fn transport() -> TransportConfig {
+pub fn transport(law: &Arc<Law>) -> TransportConfig {
     let mut ack_frequency = AckFrequencyConfig::default();
     ack_frequency.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY_PACKETS));
     ack_frequency.max_ack_delay(Some(ACK_DELAY_MAX));
+    let mut mtu_discovery = MtuDiscoveryConfig::default();
+    mtu_discovery.upper_bound(MTU_MAX).minimum_change(MTU_STEP);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
@@ -96,8 +106,8 @@ pub fn transport() -> TransportConfig {
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .keep_alive_interval(Some(KEEP_ALIVE))
         .ack_frequency_config(Some(ack_frequency))
-        // Loss is no congestion on the paths that this is for; CUBIC takes it for nothing else.
-        .congestion_controller_factory(Arc::new(BbrConfig::default()));
+        .mtu_discovery_config(Some(mtu_discovery))
+        .congestion_controller_factory(Arc::new(Factory::new(Arc::clone(law))));
     transport
 }
 

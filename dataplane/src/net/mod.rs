@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`tls`] | who may connect |
 //! | [`endpoint`] | the UDP port and the transport parameters |
+//! | [`congestion`] | how fast each connection sends |
 //! | [`fault`] | loses datagrams on purpose |
 //! | [`connections`] | one connection to each worker that this one asks |
 //! | [`datagrams`] | arriving symbols find their transfer |
@@ -11,6 +12,7 @@
 //! | [`serve`] | answers the chunk requests of peers |
 
 pub mod ask;
+pub mod congestion;
 pub mod connections;
 pub mod datagrams;
 pub mod endpoint;

@@ -1,22 +1,27 @@
 //! Answers the chunk requests of peers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures::future;
 use pangea_dataplane_core::frame::{
     Answer, Mark, REPAIR_LEN, REQUEST_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN, SymbolHeader,
 };
-use pangea_dataplane_core::redundancy::{Delivery, PathLoss, Situation, choose};
+use pangea_dataplane_core::redundancy::{Delivery, Parity, Situation, choose};
 use pangea_dataplane_core::spread;
 use pangea_fec::{ChunkShape, Codec, FecError, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
 use pangea_ipc::counter::Id;
 use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+use super::congestion::{self, PathView};
 use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_UNPINNED};
 use super::tls::shown_key;
 use crate::buffer::Buffer;
@@ -28,6 +33,11 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const REPAIR_TIME: Duration = Duration::from_secs(30);
 /// Symbols sent for one chunk at most, as a multiple of its own: nobody draws more bandwidth by claiming losses.
 const SYMBOLS_FACTOR_MAX: usize = 8;
+
+/// Transfers remembered as begun, so that the copy of a request is served once: as many as there can be streams, twice.
+const BEGUN_MAX: usize = 256;
+/// Transfers begun by a copy that wait for their stream at most; further ones wait for it unserved.
+const EARLY_MAX: usize = 8;
 
 /// Accepts connections until the endpoint is closed.
 pub async fn serve(worker: Rc<Worker>) {
@@ -50,7 +60,46 @@ pub async fn serve(worker: Rc<Worker>) {
 /// What the requests of one connection share.
 struct Path {
     connection: Connection,
-    loss: RefCell<PathLoss>,
+    view: Arc<PathView>,
+    /// Chunks are sent one after another, in the order in which they were asked for.
+    turn: Mutex<()>,
+    /// Priority of the next stream: each is sent, and what was lost of it sent again, before those after it.
+    priority: Cell<i32>,
+    transfers: RefCell<Transfers>,
+}
+
+/// Requests of which a copy may come, or came first.
+#[derive(Default)]
+struct Transfers {
+    /// Those begun last.
+    begun: VecDeque<u32>,
+    /// Those begun by their copy, whose stream has not come yet: what was sent, as soon as it is, and since when.
+    early: HashMap<u32, (oneshot::Receiver<Symbols>, Instant)>,
+}
+
+impl Transfers {
+    /// Begins a transfer; `false` = it was begun before.
+    fn begin(&mut self, transfer: u32) -> bool {
+        if self.begun.contains(&transfer) {
+            return false;
+        }
+        if self.begun.len() >= BEGUN_MAX {
+            self.begun.pop_front();
+        }
+        self.begun.push_back(transfer);
+        true
+    }
+
+    /// Begins a transfer by its copy: where to put what was sent of it. `None` = it was begun before, or too many wait.
+    fn begin_early(&mut self, transfer: u32, now: Instant) -> Option<oneshot::Sender<Symbols>> {
+        self.early.retain(|_, (_, since)| now.saturating_duration_since(*since) < REPAIR_TIME);
+        if self.early.len() >= EARLY_MAX || !self.begin(transfer) {
+            return None;
+        }
+        let (sent, receive) = oneshot::channel();
+        self.early.insert(transfer, (receive, now));
+        Some(sent)
+    }
 }
 
 async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
@@ -64,25 +113,70 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
     }
     Span::current().record("node", tracing::field::display(node));
     tracing::debug!("a peer connected");
-    let path = Rc::new(Path { connection: connection.clone(), loss: RefCell::default() });
-    while let Ok((send, recv)) = connection.accept_bi().await {
-        let (worker, path) = (Rc::clone(worker), Rc::clone(&path));
-        let work = async move {
-            if let Err(error) = answer(&worker, &path, send, recv).await {
-                match error {
-                    ServeError::Protocol(what) => {
-                        worker.counters.add(Id::PeersProtocol, 1);
-                        tracing::warn!(what, "a peer broke the protocol; its connection is closed");
-                        path.connection.close(CLOSE_PROTOCOL, what.as_bytes());
-                    }
-                    ServeError::Gone => {} // it got the chunk elsewhere, or is no more
-                }
+    let path = Rc::new(Path {
+        view: congestion::view(&connection),
+        connection: connection.clone(),
+        turn: Mutex::default(),
+        priority: Cell::new(-1),
+        transfers: RefCell::default(),
+    });
+    loop {
+        tokio::select! {
+            stream = connection.accept_bi() => {
+                let Ok((send, recv)) = stream else { break };
+                let (worker, path) = (Rc::clone(worker), Rc::clone(&path));
+                let work = async move {
+                    let result = answer(&worker, &path, send, recv).await;
+                    judge(&worker, &path, result);
+                };
+                tokio::task::spawn_local(work.in_current_span());
             }
-        };
-        tokio::task::spawn_local(work.in_current_span());
+            datagram = connection.read_datagram() => {
+                let Ok(datagram) = datagram else { break };
+                take_copy(worker, &path, &datagram);
+            }
+        }
     }
     worker.connections.forget_incoming(&connection);
     tracing::debug!("a peer disconnected");
+}
+
+fn judge(worker: &Worker, path: &Path, result: Result<(), ServeError>) {
+    match result {
+        Err(ServeError::Protocol(what)) => {
+            worker.counters.add(Id::PeersProtocol, 1);
+            tracing::warn!(what, "a peer broke the protocol; its connection is closed");
+            path.connection.close(CLOSE_PROTOCOL, what.as_bytes());
+        }
+        Err(ServeError::Gone) | Ok(()) => {} // gone: it got the chunk elsewhere, or is no more
+    }
+}
+
+/// A copy of a request that came before its stream is served at once, unless it is served better on the stream.
+fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
+    let request = match Request::parse_copy(datagram) {
+        Ok(request) => request,
+        Err(error) => return judge(worker, path, Err(ServeError::Protocol(error.to_string()))),
+    };
+    let Some(sent) = path.transfers.borrow_mut().begin_early(request.transfer, Instant::now()) else { return };
+    let (worker, path) = (Rc::clone(worker), Rc::clone(path));
+    let work = async move {
+        let result = async {
+            let (turn, chunk) = future::join(path.turn.lock(), chunk(&worker, &request)).await;
+            // What cannot go as symbols is refused or sent on the stream, when that comes.
+            let Ok(buffer) = chunk else { return Ok(()) };
+            let Some((shape, parity)) = plan(&worker, &path, &request, buffer.len()) else { return Ok(()) };
+            let mut symbols = Symbols::new(&worker, &path, shape, request.transfer, buffer);
+            symbols.send_all(parity).await?;
+            drop(turn);
+            worker.counters.add(Id::RequestsByCopy, 1);
+            let _ = sent.send(symbols); // nobody waits when the requester had enough
+            Ok(())
+        };
+        let result = result.await;
+        judge(&worker, &path, result);
+    };
+    tokio::task::spawn_local(work.in_current_span());
 }
 
 enum ServeError {
@@ -96,35 +190,66 @@ fn gone<E>(_: E) -> ServeError {
     ServeError::Gone
 }
 
-async fn answer(worker: &Worker, path: &Path, mut send: SendStream, mut recv: RecvStream) -> Result<(), ServeError> {
+async fn answer(
+    worker: &Rc<Worker>,
+    path: &Rc<Path>,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) -> Result<(), ServeError> {
     let mut bytes = [0; REQUEST_LEN];
     timeout(REQUEST_TIME, recv.read_exact(&mut bytes)).await.map_err(gone)?.map_err(gone)?;
     let request = Request::parse(&bytes).map_err(|error| ServeError::Protocol(error.to_string()))?;
-    match chunk(worker, &request).await {
+    path.transfers.borrow_mut().begin(request.transfer);
+    let early = path.transfers.borrow_mut().early.remove(&request.transfer);
+    if let Some((sent, _)) = early
+        && let Ok(symbols) = sent.await
+    {
+        return symbols.follow_up(&mut send, &mut recv).await;
+    }
+    let (turn, chunk) = future::join(path.turn.lock(), chunk(worker, &request)).await;
+    let buffer = match chunk {
+        Ok(buffer) => buffer,
         Err(refusal) => {
+            drop(turn);
             worker.counters.add(Id::RequestsRefused, 1);
             send.write_all(&Answer::Refused(refusal).to_bytes()).await.map_err(gone)?;
             let _ = send.finish();
-            Ok(())
+            return Ok(());
         }
-        Ok(buffer) => {
+    };
+    match plan(worker, path, &request, buffer.len()) {
+        None => {
             worker.counters.add(Id::RequestsServed, 1);
             worker.counters.add(Id::BytesServed, buffer.len() as u64);
             let len = u32::try_from(buffer.len()).map_err(gone)?;
-            match plan(worker, path, &request, buffer.len()) {
-                None => {
-                    send.write_all(&Answer::Stream { len }.to_bytes()).await.map_err(gone)?;
-                    send.write_chunk(Bytes::from_owner(buffer)).await.map_err(gone)?;
-                    let _ = send.finish();
-                    Ok(())
-                }
-                Some((shape, delivery)) => {
-                    let symbol_len = u16::try_from(shape.symbol_len()).map_err(gone)?;
-                    send.write_all(&Answer::Fec { len, symbol_len }.to_bytes()).await.map_err(gone)?;
-                    let mut symbols = Symbols::new(worker, path, shape, request.transfer, buffer);
-                    symbols.serve(delivery, &mut send, &mut recv).await
-                }
-            }
+            path.limit_unsent();
+            let priority = path.priority.get();
+            path.priority.set(priority.checked_sub(1).unwrap_or(-1));
+            let _ = send.set_priority(priority); // fails only when the peer has stopped the stream, as writing will
+            send.write_all(&Answer::Stream { len }.to_bytes()).await.map_err(gone)?;
+            send.write_chunk(Bytes::from_owner(buffer)).await.map_err(gone)?;
+            drop(turn);
+            let _ = send.finish();
+            Ok(())
+        }
+        Some((shape, parity)) => {
+            let mut symbols = Symbols::new(worker, path, shape, request.transfer, buffer);
+            symbols.send_all(parity).await?;
+            drop(turn);
+            symbols.follow_up(&mut send, &mut recv).await
+        }
+    }
+}
+
+impl Path {
+    /// Lets the transport hold only little more than what is under way: what waits there goes out before symbols do, or
+    /// after them, out of turn.
+    fn limit_unsent(&self) {
+        /// A chunk, so that there is always something to send.
+        const UNSENT: u64 = 256 << 10;
+        let window = self.view.window();
+        if window > 0 {
+            self.connection.set_send_window(window + window / 4 + UNSENT);
         }
     }
 }
@@ -150,11 +275,7 @@ async fn chunk(worker: &Worker, request: &Request) -> Result<Buffer, Refusal> {
 }
 
 /// How the chunk goes out: `None` = by stream.
-fn plan(worker: &Worker, path: &Path, request: &Request, len: usize) -> Option<(ChunkShape, Delivery)> {
-    let now = Instant::now();
-    let totals = path.connection.stats().path;
-    let mut loss = path.loss.borrow_mut();
-    loss.handle_totals(totals.sent_packets, totals.lost_packets, now);
+fn plan(worker: &Worker, path: &Path, request: &Request, len: usize) -> Option<(ChunkShape, Parity)> {
     let room = path.connection.max_datagram_size().unwrap_or(0).saturating_sub(SYMBOL_HEADER_LEN);
     let symbol_len = room.min(usize::from(request.symbol_len_max)).min(SYMBOL_LEN_MAX);
     let shape = ChunkShape::new(len, symbol_len).ok();
@@ -162,42 +283,52 @@ fn plan(worker: &Worker, path: &Path, request: &Request, len: usize) -> Option<(
     let situation = Situation {
         policy: policy.policy.fec_mode,
         wanted: request.mode,
-        loss_bp: loss.basis_points(now),
+        soon: request.soon,
+        loss: path.view.loss(),
         loss_min_bp: policy.policy.fec_min_loss_bp,
         overhead_max_pct: policy.policy.fec_max_overhead_pct.min(request.overhead_max_pct),
         possible: symbol_len >= SYMBOL_LEN_MIN && shape.is_some(),
     };
     match choose(situation) {
         Delivery::Stream => None,
-        delivery => shape.map(|shape| (shape, delivery)),
+        Delivery::Fec(parity) => shape.map(|shape| (shape, parity)),
     }
 }
 
 /// One chunk on its way out as symbols.
-struct Symbols<'a> {
-    worker: &'a Worker,
-    connection: &'a Connection,
+struct Symbols {
+    worker: Rc<Worker>,
+    path: Rc<Path>,
     shape: ChunkShape,
     transfer: u32,
     chunk: Buffer,
     sent: usize,
 }
 
-impl<'a> Symbols<'a> {
-    fn new(worker: &'a Worker, path: &'a Path, shape: ChunkShape, transfer: u32, chunk: Buffer) -> Self {
-        Self { worker, connection: &path.connection, shape, transfer, chunk, sent: 0 }
+impl Symbols {
+    fn new(worker: &Rc<Worker>, path: &Rc<Path>, shape: ChunkShape, transfer: u32, chunk: Buffer) -> Self {
+        worker.counters.add(Id::RequestsServed, 1);
+        worker.counters.add(Id::BytesServed, chunk.len() as u64);
+        Self { worker: Rc::clone(worker), path: Rc::clone(path), shape, transfer, chunk, sent: 0 }
     }
 
-    async fn serve(
-        &mut self,
-        delivery: Delivery,
-        send: &mut SendStream,
-        recv: &mut RecvStream,
-    ) -> Result<(), ServeError> {
-        let parity = self.parity(delivery).map_err(|error| ServeError::Protocol(error.to_string()))?;
-        for (block, symbol) in spread::order(self.shape, |k| delivery.parity(k)) {
-            self.send(block, symbol, &parity).await?;
+    /// Sends data and parity.
+    async fn send_all(&mut self, parity: Parity) -> Result<(), ServeError> {
+        let rows = self.parity(parity).map_err(|error| ServeError::Protocol(error.to_string()))?;
+        let order = spread::order(self.shape, |k| parity.count(k));
+        // One allocation for the datagrams of the chunk.
+        let mut memory = BytesMut::with_capacity(order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len()));
+        for (block, symbol) in order {
+            self.send(&mut memory, block, symbol, &rows).await?;
         }
+        Ok(())
+    }
+
+    /// Answers, says what was sent, and sends again what is missing, until the requester has enough.
+    async fn follow_up(mut self, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), ServeError> {
+        let len = u32::try_from(self.chunk.len()).map_err(gone)?;
+        let symbol_len = u16::try_from(self.shape.symbol_len()).map_err(gone)?;
+        send.write_all(&Answer::Fec { len, symbol_len }.to_bytes()).await.map_err(gone)?;
         let limit = SYMBOLS_FACTOR_MAX * self.sent.max(1);
         loop {
             let mark = Mark { sent: u32::try_from(self.sent).unwrap_or(u32::MAX) };
@@ -206,7 +337,9 @@ impl<'a> Symbols<'a> {
             // The end of the stream here means: the chunk is whole.
             timeout(REPAIR_TIME, recv.read_exact(&mut bytes)).await.map_err(gone)?.map_err(gone)?;
             let repair = Repair::parse(&bytes).map_err(|error| ServeError::Protocol(error.to_string()))?;
+            let mut memory = BytesMut::new();
             for symbol in repair.symbols() {
+                // Only data symbols can be asked for again.
                 let there = self.shape.bytes(usize::from(repair.block), symbol).is_some();
                 let symbol = u8::try_from(symbol).ok().filter(|_| there);
                 let symbol =
@@ -214,19 +347,20 @@ impl<'a> Symbols<'a> {
                 if self.sent >= limit {
                     return Err(ServeError::Protocol("symbols were asked for too often".into()));
                 }
-                self.send(repair.block, symbol, &parity).await?;
+                self.send(&mut memory, repair.block, symbol, &[]).await?;
+                self.worker.counters.add(Id::SymbolsSentAgain, 1);
             }
         }
     }
 
     /// The parity symbols of each block, one after another.
-    fn parity(&self, delivery: Delivery) -> Result<Vec<Vec<u8>>, FecError> {
+    fn parity(&self, parity: Parity) -> Result<Vec<Vec<u8>>, FecError> {
         let mut codec = self.worker.codec.borrow_mut();
         let codec: &mut Codec = &mut codec;
         (0..self.shape.blocks())
             .map(|block| {
                 let k = self.shape.block(block).map_or(0, |shape| shape.k);
-                let count = delivery.parity(k).min(pangea_fec::SYMBOLS_MAX - k);
+                let count = parity.count(k).min(pangea_fec::SYMBOLS_MAX - k);
                 let mut out = vec![0; count * self.shape.symbol_len()];
                 codec.encode(self.shape, self.chunk.as_ref(), block, 0..count, &mut out)?;
                 Ok(out)
@@ -234,24 +368,29 @@ impl<'a> Symbols<'a> {
             .collect()
     }
 
-    async fn send(&mut self, block: u8, symbol: u8, parity: &[Vec<u8>]) -> Result<(), ServeError> {
+    async fn send(
+        &mut self,
+        memory: &mut BytesMut,
+        block: u8,
+        symbol: u8,
+        parity: &[Vec<u8>],
+    ) -> Result<(), ServeError> {
         let (index, number) = (usize::from(block), usize::from(symbol));
         let symbol_len = self.shape.symbol_len();
         let header = SymbolHeader { transfer: self.transfer, block, symbol };
-        let mut datagram = BytesMut::with_capacity(SYMBOL_HEADER_LEN + symbol_len);
-        datagram.extend_from_slice(&header.to_bytes());
+        memory.extend_from_slice(&header.to_bytes());
         match self.shape.bytes(index, number) {
-            Some(bytes) => datagram.extend_from_slice(self.chunk.as_ref().get(bytes).unwrap_or_default()),
+            Some(bytes) => memory.extend_from_slice(self.chunk.as_ref().get(bytes).unwrap_or_default()),
             None => {
                 let k = self.shape.block(index).map_or(0, |shape| shape.k);
                 let start = number.saturating_sub(k) * symbol_len;
                 let bytes = parity.get(index).and_then(|bytes| bytes.get(start..start + symbol_len));
-                datagram.extend_from_slice(bytes.unwrap_or_default());
+                memory.extend_from_slice(bytes.unwrap_or_default());
                 self.worker.counters.add(Id::SymbolsParitySent, 1);
             }
         }
-        datagram.resize(SYMBOL_HEADER_LEN + symbol_len, 0); // the last data symbol is padded with zeros
-        self.connection.send_datagram_wait(datagram.freeze()).await.map_err(gone)?;
+        memory.resize(SYMBOL_HEADER_LEN + symbol_len, 0); // the last data symbol is padded with zeros
+        self.path.connection.send_datagram_wait(memory.split().freeze()).await.map_err(gone)?;
         self.worker.counters.add(Id::SymbolsSent, 1);
         self.sent += 1;
         Ok(())

@@ -230,7 +230,7 @@ fn key_from(text: &str) -> WorkerKey {
 async fn quinn_role(role: &str) {
     let identity = Identity::generate().unwrap();
     let pins = Pins::default();
-    let endpoint = open("127.0.0.1:0".parse().unwrap(), &identity, &pins, None).unwrap();
+    let endpoint = open("127.0.0.1:0".parse().unwrap(), &identity, &pins, &Arc::default(), None).unwrap();
     let mut stdin = std::io::stdin().lock();
     if role == "server" {
         println!("{} {}", endpoint.local_addr().unwrap(), identity.key());
@@ -254,7 +254,7 @@ async fn quinn_role(role: &str) {
     let words = line(&mut stdin);
     let [address, key, bytes] = words.split(' ').collect::<Vec<_>>()[..] else { panic!("three words") };
     let mut config = quinn::ClientConfig::new(Arc::new(identity.client_config(key_from(key)).unwrap()));
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(&Arc::default())));
     let connection = endpoint.connect_with(config, address.parse().unwrap(), SERVER_NAME).unwrap().await.unwrap();
     let started = Instant::now();
     let (mut send, mut recv) = connection.open_bi().await.unwrap();

@@ -1,0 +1,413 @@
+//! Congestion control for paths on which loss is not congestion.
+//!
+//! The window follows a model of the path, as in BBR (draft-ietf-ccwg-bbr): the highest rate at which packets arrived
+//! lately times the shortest round trip. Unlike BBR it moves in cycles of two kinds of round:
+//!
+//! - in **full** rounds the window is a little larger than the path holds, so that a standing queue of a fraction of a
+//!   round trip keeps the bottleneck busy and a path that got faster shows it;
+//! - in **low** rounds it is just what the path holds: the queue drains, which shows the true round trip, and what is
+//!   lost now is lost to the path and not to a full queue.
+//!
+//! Loss is taken for congestion only as far as full rounds lose more than low ones; then the surplus is given up, step by
+//! step. So random loss of any rate costs nothing, and a queue that is too short for the surplus is not flooded.
+//! The transport paces at 1.25 windows a round trip whatever is said here, so the window is the only lever.
+
+mod history;
+mod losses;
+mod rate;
+#[cfg(test)]
+mod simulation;
+
+use std::time::{Duration, Instant};
+
+use history::{Kind, Rounds};
+pub use losses::Loss;
+use losses::Windows;
+use rate::Sampler;
+
+/// Packets in the first window, before the round trip is known. RFC 6928 has ten; content delivery networks run 32.
+const INITIAL_PACKETS: u64 = 32;
+/// Bytes a second that a path is taken to carry as soon as its round trip is known: 20 Mbit/s, which is less than what
+/// today's access lines carry upstream. A rate, since a window says nothing without a round trip: it is 89 packets at
+/// 50 ms and fills a satellite path at once. Each doubling saves a round trip of start-up.
+const INITIAL_RATE: f64 = 20e6 / 8.0;
+/// First window at most, in packets: a round trip of seconds says more of a full queue than of a long path.
+const INITIAL_PACKETS_MAX: u64 = 640;
+/// The window never falls below this many packets: fewer would not get past a burst of losses.
+const MIN_PACKETS: u64 = 8;
+/// Bytes that each byte which arrived adds to the window in start-up: twice the window in a round (RFC 9002, 7.3.1).
+/// 1.25 gains a hundredth and overflows the queue by twice as much.
+const STARTUP_GROWTH: f64 = 1.0;
+/// Start-up ends when the rate has not grown by this factor…
+const GROWTH: f64 = 1.25;
+/// …for so many rounds (as in BBR).
+const GROWTH_ROUNDS: u32 = 3;
+/// Or when the round trip has grown by this factor and [`SLACK`]: the queue is filling (as in HyStart++, RFC 9406)…
+const STARTUP_RTT: f64 = 1.125;
+/// …in so many acknowledgements running: hosts have pauses of their own.
+const STARTUP_RTT_ACKS: u32 = 3;
+/// Window of full rounds, in rate times round trip.
+const FULL_GAIN: f64 = 1.25;
+/// The same while the round trip is not known to be the path's own: a rival fills the queue, and this much holds a third
+/// of the path against CUBIC (simulated: 28 % with 1.25, 37 % or its rival 31 % with 1.4).
+const RIVAL_GAIN: f64 = 1.33;
+/// Window of low rounds.
+const LOW_GAIN: f64 = 1.0;
+/// Rounds of each kind in a cycle. A window takes a round to become what the path holds, so low rounds come in twos.
+const FULL_ROUNDS: u32 = 6;
+const LOW_ROUNDS: u32 = 2;
+/// Time worth of queue that is always allowed: acknowledgements wait up to 5 ms, and hosts have pauses of their own.
+const SLACK: Duration = Duration::from_millis(5);
+/// Packets on top: the smaller of two flows gains relatively more by it, which makes them meet.
+const EXTRA_PACKETS: u64 = 8;
+/// The shortest round trip of a whole cycle above this multiple of the shortest known, and [`SLACK`]: the path has become
+/// longer, or others keep a queue in it. Either way it is the round trip to reckon with: a window for the old one would
+/// not fill the longer path, and would yield to the others until nothing is left. Two flows of this kind stay below it.
+const RTT_CHANGED: f64 = 1.3;
+/// Which of the two it was is looked into after this time, and again and again with twice the pause…
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+const PROBE_AFTER_MAX: Duration = Duration::from_secs(60);
+/// …by so many rounds…
+const PROBE_ROUNDS: u32 = 2;
+/// …of this window (as in BBRv3), which lets a queue of one's own run off.
+const PROBE_GAIN: f64 = 0.5;
+/// A probe that finds the round trip shorter than by this factor has found a queue.
+const PROBE_FOUND: f64 = 0.9;
+/// Share of packets that full rounds may lose more than low ones before the surplus is taken for the cause.
+const EXCESS: f64 = 0.01;
+/// A round that loses this much more than the path does: something has changed for the worse, now.
+const COLLAPSE: f64 = 0.2;
+/// Most that loss may add to the window: what was lost is in flight too until it is known to be lost.
+const LOSS_MAX: f64 = 0.3;
+
+/// What was learnt of a path before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Known {
+    /// Bytes a second that it carried.
+    pub rate: f64,
+    /// Its shortest round trip.
+    pub rtt: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Startup,
+    /// What start-up has left in the queue is let run off.
+    Drain,
+    Full,
+    Low,
+    /// Half a window, to see whether the round trip is the path's own.
+    Probe,
+}
+
+/// The congestion controller of one path. Windows and sizes are in bytes.
+#[derive(Debug, Clone)]
+pub struct Congestion {
+    mtu: u64,
+    window: u64,
+    phase: Phase,
+    /// Rounds that the phase has lasted.
+    phase_rounds: u32,
+    full_gain: f64,
+    /// Highest rate, and rounds since it grew, in start-up.
+    plateau: (f64, u32),
+    rtt: Rtt,
+    rate: Sampler,
+    rounds: Rounds,
+    windows: Windows,
+    /// Bytes a second that the operator says the path carries; then nothing is probed.
+    fixed_rate: Option<f64>,
+    /// Acknowledgements running that showed a queue in start-up.
+    queue_acks: u32,
+    /// A round ends when a packet sent after its start is acknowledged.
+    round_ends_at: u64,
+    last_sent: u64,
+    newest_acked: Option<Instant>,
+    /// Bytes that arrived since the last acknowledgement ended.
+    arrived: u64,
+    in_flight: u64,
+}
+
+/// The shortest round trips; `Duration::MAX` = none yet.
+#[derive(Debug, Clone, Copy)]
+struct Rtt {
+    /// The one to reckon with.
+    shortest: Duration,
+    /// Of this cycle, or of the last round of a probe.
+    of_phase: Duration,
+    /// The shortest when the probe began.
+    before_probe: Duration,
+    /// When to probe whether the shortest is the path's own, and the pause after that; `None` = it was seen without doubt.
+    probe: Option<(Instant, Duration)>,
+}
+
+impl Congestion {
+    /// Starts on a path. `known`: what it carried when it was last used.
+    #[must_use]
+    pub fn new(now: Instant, mtu: u16, known: Option<Known>) -> Self {
+        let mtu = u64::from(mtu).max(1);
+        let mut congestion = Self {
+            mtu,
+            window: INITIAL_PACKETS * mtu,
+            phase: Phase::Startup,
+            phase_rounds: 0,
+            full_gain: FULL_GAIN,
+            plateau: (0.0, 0),
+            rtt: Rtt { shortest: Duration::MAX, of_phase: Duration::MAX, before_probe: Duration::MAX, probe: None },
+            rate: Sampler::new(now),
+            rounds: Rounds::default(),
+            windows: Windows::default(),
+            fixed_rate: None,
+            queue_acks: 0,
+            round_ends_at: 0,
+            last_sent: 0,
+            newest_acked: None,
+            arrived: 0,
+            in_flight: 0,
+        };
+        if let Some(known) = known {
+            congestion.set_known(known);
+        }
+        congestion
+    }
+
+    /// What the path carried when it was last used. Half of that is safe if it has not changed, and one round from the
+    /// rest (draft-ietf-tsvwg-careful-resume). Of no effect once start-up is over, or when the round trip is another.
+    pub fn set_known(&mut self, known: Known) {
+        let same = self.rtt().is_none_or(|rtt| rtt < known.rtt * 2 && known.rtt < rtt * 2);
+        if self.phase == Phase::Startup && same {
+            self.window = self.window.max((known.rate * known.rtt.as_secs_f64() / 2.0) as u64);
+        }
+    }
+
+    /// Sends at this rate in bytes a second, whatever the path shows; `None` = by the model.
+    pub fn set_fixed_rate(&mut self, rate: Option<f64>) {
+        self.fixed_rate = rate;
+        self.set_window();
+    }
+
+    /// Bytes in the first window.
+    #[must_use]
+    pub fn initial_window(&self) -> u64 {
+        INITIAL_PACKETS * self.mtu
+    }
+
+    /// Bytes that may be in flight.
+    #[must_use]
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Bytes a second that the path carries, as far as it has shown; 0 before the first round.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.rounds.rate()
+    }
+
+    /// The shortest round trip; `None` before the first.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        (self.rtt.shortest < Duration::MAX).then_some(self.rtt.shortest)
+    }
+
+    /// What the path loses by itself.
+    #[must_use]
+    pub fn loss(&self) -> Loss {
+        Loss { share: self.rounds.loss(), dispersion: self.windows.dispersion() }
+    }
+
+    /// The path takes larger packets, or only smaller ones.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = u64::from(mtu).max(1);
+        self.window = self.window.max(MIN_PACKETS * self.mtu);
+    }
+
+    /// A packet was sent.
+    pub fn handle_sent(&mut self, now: Instant, bytes: u64, packet: u64) {
+        self.in_flight += bytes;
+        self.last_sent = packet;
+        self.rate.handle_sent(now, self.in_flight == bytes);
+        self.rounds.handle_sent(now, bytes);
+        self.windows.handle_sent(now, bytes, self.mtu);
+    }
+
+    /// A packet has arrived. Several may be told of before [`handle_acks_end`](Self::handle_acks_end).
+    pub fn handle_ack(&mut self, now: Instant, sent: Instant, bytes: u64) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
+        self.rate.handle_ack(now, sent, bytes);
+        self.arrived += bytes;
+        if self.newest_acked.is_none_or(|newest| sent > newest) {
+            self.newest_acked = Some(sent);
+        }
+    }
+
+    /// The acknowledgement is over. `idle`: there was nothing more to send. `largest`: number of the newest packet.
+    pub fn handle_acks_end(&mut self, now: Instant, in_flight: u64, idle: bool, largest: u64) {
+        self.in_flight = in_flight;
+        let arrived = std::mem::take(&mut self.arrived);
+        let Some(sent) = self.newest_acked.take() else { return };
+        let rtt = now.saturating_duration_since(sent);
+        self.take_rtt(rtt);
+        self.windows.handle_arrived(sent, self.mtu, self.rounds.low_seen());
+        if self.phase == Phase::Startup {
+            let queue = rtt > self.rtt.shortest.mul_f64(STARTUP_RTT) + SLACK;
+            self.queue_acks = if queue { self.queue_acks + 1 } else { 0 };
+            if self.queue_acks >= STARTUP_RTT_ACKS {
+                self.enter(Phase::Drain);
+                self.set_window();
+            } else if !idle {
+                self.window += (arrived as f64 * STARTUP_GROWTH) as u64;
+            }
+        }
+        if let Some(sample) = self.rate.sample(now, idle.then_some(in_flight)) {
+            self.rounds.handle_rate(sample.rate, sample.limited_by_sender);
+        }
+        if largest >= self.round_ends_at {
+            self.round_ends_at = self.last_sent + 1;
+            self.end_round(now, idle);
+        }
+    }
+
+    /// Packets were lost. `sent`: when the newest of them was.
+    pub fn handle_lost(&mut self, sent: Instant, bytes: u64, persistent: bool) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
+        self.rounds.handle_lost(sent, bytes);
+        self.windows.handle_lost(sent, bytes);
+        if persistent {
+            // Nothing at all came through for several round trips: the path that was measured is no more.
+            self.rounds = Rounds::default();
+            self.plateau = (0.0, 0);
+            self.enter(Phase::Startup);
+            self.window = MIN_PACKETS * self.mtu;
+        }
+    }
+
+    /// A router says that its queue grows (ECN, RFC 3168): the surplus is given up at once.
+    pub fn handle_marked(&mut self) {
+        self.full_gain = LOW_GAIN;
+        if self.phase == Phase::Startup {
+            self.enter(Phase::Drain);
+        }
+        self.set_window();
+    }
+
+    fn take_rtt(&mut self, sample: Duration) {
+        if self.rtt.shortest == Duration::MAX {
+            let assumed = INITIAL_RATE * sample.as_secs_f64();
+            self.window = self.window.max((assumed as u64).min(INITIAL_PACKETS_MAX * self.mtu));
+        }
+        self.rtt.shortest = self.rtt.shortest.min(sample);
+        self.rtt.of_phase = self.rtt.of_phase.min(sample);
+    }
+
+    fn end_round(&mut self, now: Instant, idle: bool) {
+        let kind = match self.phase {
+            Phase::Startup | Phase::Drain => Kind::Start,
+            Phase::Full => Kind::Full,
+            Phase::Low | Phase::Probe => Kind::Low,
+        };
+        let ended = self.rounds.end_round(now, kind);
+        self.phase_rounds += 1;
+        match self.phase {
+            Phase::Startup => {
+                if !idle && !ended.limited_by_sender {
+                    let (highest, rounds) = self.plateau;
+                    self.plateau = if ended.rate >= highest * GROWTH { (ended.rate, 0) } else { (highest, rounds + 1) };
+                }
+                if self.plateau.1 >= GROWTH_ROUNDS || ended.excess > COLLAPSE {
+                    self.enter(Phase::Drain);
+                } else if let Some(rtt) = self.rtt() {
+                    // A sender that has little to send at a time grows too, by the rate that it was seen to arrive at.
+                    let doubled = 2.0 * self.rounds.rate() * rtt.as_secs_f64();
+                    self.window = self.window.max(doubled as u64);
+                }
+            }
+            Phase::Drain => {
+                if self.phase_rounds >= LOW_ROUNDS {
+                    self.enter(Phase::Low);
+                }
+            }
+            Phase::Full => {
+                let collapsed = ended.excess > COLLAPSE && self.phase_rounds > 1;
+                if collapsed {
+                    self.rounds.forget_rates(ended.rate);
+                }
+                if collapsed || self.phase_rounds >= FULL_ROUNDS {
+                    self.enter(Phase::Low);
+                }
+            }
+            Phase::Low => {
+                if self.phase_rounds >= LOW_ROUNDS {
+                    self.end_cycle(now);
+                }
+            }
+            Phase::Probe => {
+                if self.phase_rounds >= PROBE_ROUNDS {
+                    self.end_probe(now);
+                } else {
+                    self.rtt.of_phase = Duration::MAX; // only the last round has a queue that ran off
+                }
+            }
+        }
+        self.set_window();
+    }
+
+    /// Low rounds have shown the path without a queue of ours.
+    fn end_cycle(&mut self, now: Instant) {
+        let rtt = &mut self.rtt;
+        let cycle = std::mem::replace(&mut rtt.of_phase, Duration::MAX);
+        if cycle < Duration::MAX && cycle > rtt.shortest.mul_f64(RTT_CHANGED) + SLACK {
+            rtt.shortest = cycle;
+            rtt.probe = Some((now + PROBE_AFTER, PROBE_AFTER));
+        }
+        let probe = rtt.probe.is_some_and(|(at, _)| at <= now);
+        // Down by half of the surplus, up by a tenth of what is missing of it.
+        if self.rounds.full_lose_more(EXCESS) {
+            self.full_gain -= (self.full_gain - LOW_GAIN) / 2.0;
+        } else {
+            self.full_gain += (FULL_GAIN - self.full_gain) / 10.0;
+        }
+        self.rtt.before_probe = self.rtt.shortest;
+        self.enter(if probe { Phase::Probe } else { Phase::Full });
+    }
+
+    fn end_probe(&mut self, now: Instant) {
+        let rtt = &mut self.rtt;
+        let found = std::mem::replace(&mut rtt.of_phase, Duration::MAX);
+        if let Some((_, pause)) = rtt.probe {
+            let queue = found < rtt.before_probe.mul_f64(PROBE_FOUND);
+            let pause = if queue { PROBE_AFTER } else { (pause * 2).min(PROBE_AFTER_MAX) };
+            rtt.probe = Some((now + pause, pause));
+        }
+        self.enter(Phase::Full);
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.phase_rounds = 0;
+    }
+
+    fn set_window(&mut self) {
+        let Some(shortest) = self.rtt() else { return };
+        let gain = match self.phase {
+            _ if self.fixed_rate.is_some() => LOW_GAIN,
+            Phase::Startup => return, // it grows by what arrives
+            // Drained by a window of full rounds, since with less the transport, which paces by a round trip that still
+            // counts the queue, would leave the path idle.
+            Phase::Drain | Phase::Full if self.rtt.probe.is_some() => self.full_gain * RIVAL_GAIN / FULL_GAIN,
+            Phase::Drain | Phase::Full => self.full_gain,
+            Phase::Low => LOW_GAIN,
+            Phase::Probe => PROBE_GAIN,
+        };
+        let rate = self.fixed_rate.unwrap_or(self.rounds.rate());
+        if rate <= 0.0 {
+            return;
+        }
+        let held = rate * (shortest.as_secs_f64() * gain + SLACK.as_secs_f64());
+        let with_lost = held / (1.0 - self.rounds.loss().min(LOSS_MAX));
+        self.window = (with_lost as u64 + EXTRA_PACKETS * self.mtu).max(MIN_PACKETS * self.mtu);
+    }
+}
+
+#[cfg(test)]
+mod tests;

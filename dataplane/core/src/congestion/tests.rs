@@ -1,0 +1,178 @@
+//! The controller on simulated paths: the cases that this project promises, and some that must not go wrong.
+
+use super::simulation::{Link, Load, MTU, Simulation};
+use super::*;
+
+const PLAIN: Link = Link { mbit: 100.0, rtt_ms: 50.0, loss: 0.0, burst: 1.0, queue: 1.0 };
+
+fn mbit(bytes: u64, seconds: f64) -> f64 {
+    bytes as f64 * 8.0 / 1e6 / seconds
+}
+
+/// Goodput of one flow over the whole of `seconds`, as a share of what the link lets through.
+fn share(link: Link, seconds: f64, seed: u64, known: Option<Known>) -> f64 {
+    let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], seed, known);
+    let bytes = simulation.run_until(seconds)[0];
+    mbit(bytes, seconds) / (link.mbit * (1.0 - link.loss))
+}
+
+#[test]
+fn random_loss_costs_nothing() {
+    for loss in [0.0, 0.001, 0.01, 0.02, 0.05, 0.1] {
+        for seed in 1..4 {
+            let share = share(Link { loss, ..PLAIN }, 5.5, seed, None);
+            assert!(share > 0.93, "loss {loss}: {share}");
+        }
+    }
+}
+
+#[test]
+fn bursts_of_losses_cost_nothing() {
+    for loss in [0.02, 0.05] {
+        for seed in 1..4 {
+            let share = share(Link { loss, burst: 8.0, ..PLAIN }, 5.5, seed, None);
+            assert!(share > 0.93, "loss {loss}: {share}");
+        }
+    }
+}
+
+#[test]
+fn a_long_fast_path_is_filled_soon_and_sooner_when_it_is_known() {
+    let link = Link { mbit: 300.0, rtt_ms: 150.0, loss: 0.01, ..PLAIN };
+    let seconds = 128.0 * 1.048_576 * 8.0 / (300.0 * 0.99);
+    let fresh = share(link, seconds / 0.8, 1, None);
+    assert!(fresh > 0.8, "{fresh}");
+    let known = Known { rate: 297e6 / 8.0, rtt: Duration::from_millis(150) };
+    let known = share(link, seconds / 0.88, 1, Some(known));
+    assert!(known > 0.88, "{known}");
+    let satellite = Link { mbit: 20.0, rtt_ms: 300.0, loss: 0.03, ..PLAIN };
+    let satellite = share(satellite, 16.0 * 1.048_576 * 8.0 / 20.0 / 0.85, 1, None);
+    assert!(satellite > 0.85, "{satellite}");
+}
+
+#[test]
+fn queues_stay_short_and_short_queues_are_not_flooded() {
+    for (queue, overflow_max) in [(1.0, 0.005), (0.25, 0.015), (0.1, 0.05)] {
+        let link = Link { queue, ..PLAIN };
+        let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], 1, None);
+        let bytes = simulation.run_until(20.0)[0];
+        let (share, overflow, mean) = (mbit(bytes, 20.0) / 100.0, simulation.overflow(), simulation.mean_queue());
+        assert!(share > 0.9, "queue {queue}: {share}");
+        assert!(overflow < overflow_max, "queue {queue}: {overflow} of the packets overflowed");
+        assert!(mean < 0.5, "queue {queue}: {mean}");
+    }
+}
+
+#[test]
+fn two_flows_share_a_link() {
+    let mut simulation = Simulation::new(PLAIN, &[(0.0, Load::Endless), (5.0, Load::Endless)], 1, None);
+    simulation.run_until(20.0);
+    let shares = simulation.run_until(25.0);
+    let (a, b) = (shares[0] as f64, shares[1] as f64);
+    let jain = (a + b).powi(2) / (2.0 * (a * a + b * b));
+    assert!(jain > 0.95, "{a} and {b}: {jain}");
+    assert!(mbit(shares[0] + shares[1], 5.0) > 92.0);
+    assert!(simulation.mean_queue() < 1.0, "{}", simulation.mean_queue());
+}
+
+#[test]
+fn changes_of_rate_and_delay_are_followed() {
+    let mut simulation = Simulation::new(PLAIN, &[(0.0, Load::Endless)], 1, None);
+    simulation.run_until(10.0);
+    simulation.set_link(Link { mbit: 30.0, queue: 3.3, ..PLAIN });
+    simulation.run_until(13.0);
+    let slow = mbit(simulation.run_until(16.0)[0], 3.0);
+    assert!(slow > 0.85 * 30.0, "{slow}");
+    simulation.set_link(PLAIN);
+    simulation.run_until(19.0);
+    let fast = mbit(simulation.run_until(22.0)[0], 3.0);
+    assert!(fast > 85.0, "{fast}");
+    simulation.set_link(Link { rtt_ms: 150.0, ..PLAIN });
+    simulation.run_until(25.0);
+    let far = mbit(simulation.run_until(28.0)[0], 3.0);
+    assert!(far > 85.0, "{far}");
+}
+
+#[test]
+fn a_path_that_is_gone_is_started_on_again() {
+    let mut simulation = Simulation::new(PLAIN, &[(0.0, Load::Endless)], 1, None);
+    simulation.run_until(3.0);
+    let mut control = simulation.control(0).clone();
+    assert!((control.rate() * 8.0 / 1e6 - 100.0).abs() < 20.0, "{}", control.rate());
+    assert!(control.rtt().unwrap() >= Duration::from_millis(50) && control.loss().share < 0.01);
+    #[allow(clippy::disallowed_methods, reason = "any instant will do")]
+    control.handle_lost(Instant::now(), 10 * MTU, true);
+    assert_eq!(control.window(), MIN_PACKETS * MTU);
+    control.handle_marked();
+    assert!(control.window() >= MIN_PACKETS * MTU);
+}
+
+#[test]
+fn a_rival_that_fills_the_queue_and_this_one_leave_each_other_room() {
+    for (seed, (ours, theirs)) in (0..).zip([(0.0, 2.0), (2.0, 0.0)]) {
+        let flows = [(ours, Load::Endless), (theirs, Load::Rival)];
+        let mut simulation = Simulation::new(PLAIN, &flows, seed, None);
+        simulation.run_until(5.0);
+        let shares = simulation.run_until(65.0);
+        let (a, b) = (mbit(shares[0], 60.0), mbit(shares[1], 60.0));
+        println!("{a} {b} queue {}", simulation.mean_queue());
+        assert!(a > 30.0 && b > 30.0, "{a} and {b}");
+        assert!(simulation.mean_queue() < 1.5);
+    }
+}
+
+#[test]
+fn objects_one_after_another_learn_the_rate_and_the_loss() {
+    for (loss, burst) in [(0.0, 1.0), (0.05, 1.0), (0.05, 8.0)] {
+        let link = Link { loss, burst, ..PLAIN };
+        let mut simulation = Simulation::new(link, &[(0.0, Load::Objects(218))], 3, None);
+        simulation.run_until(20.0);
+        let mut took = simulation.took(0).iter().copied().skip(20).collect::<Vec<_>>();
+        took.sort_by(f64::total_cmp);
+        let control = simulation.control(0);
+        println!(
+            "loss {loss} burst {burst}: median {:.4} s of {}, shown {:?}, window {}",
+            took[took.len() / 2],
+            took.len(),
+            control.loss(),
+            control.window()
+        );
+        // 218 packets take 24 ms on the link, and 25 ms to the other side.
+        assert!(took[took.len() / 2] < 0.056, "{took:?}");
+        assert!((control.loss().share - loss).abs() < 0.025);
+        assert!(loss > 0.0 || control.loss().share == 0.0);
+    }
+}
+
+#[test]
+#[ignore = "prints"]
+fn trace() {
+    let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
+    let link = Link {
+        mbit: get("MBIT", 300.0),
+        rtt_ms: get("RTT", 150.0),
+        loss: get("LOSS", 0.01),
+        burst: get("BURST", 1.0),
+        queue: get("QUEUE", 1.0),
+    };
+    let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], get("SEED", 1.0) as u64, None);
+    let step = link.rtt_ms / 1e3;
+    for n in 1..=get("STEPS", 30.0) as u32 {
+        let bytes = simulation.run_until(f64::from(n) * step)[0];
+        let c = simulation.control(0);
+        println!(
+            "{:5.2} {:7.1} Mbit/s  rate {:7.1} window {:8} ({:4.2} bdp) {:?} gain {:.2} loss {:.3} rtt {:?} overflow {:.3} queue {:.2}",
+            f64::from(n) * step,
+            mbit(bytes, step),
+            c.rate() * 8.0 / 1e6,
+            c.window(),
+            c.window() as f64 / (link.mbit * 1e3 / 8.0 * link.rtt_ms),
+            c.phase,
+            c.full_gain,
+            c.loss().share,
+            c.rtt(),
+            simulation.overflow(),
+            simulation.mean_queue()
+        );
+    }
+}
