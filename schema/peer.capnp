@@ -24,7 +24,7 @@ struct Request {
 }
 
 struct ManifestPage { content @0 :Data; first @1 :UInt32; count @2 :UInt32; }
-struct Announce { content @0 :Data; size @1 :UInt64; }
+struct Announce { content @0 :Data; size @1 :UInt64; name @2 :Text; }
 
 struct Response {
   union {
@@ -49,4 +49,5 @@ struct FoundHere {
   size @0 :UInt64;
   held @1 :Common.ChunkSet;
   name @2 :Text;
+  values @3 :Data;           # the whole manifest when it is short, else empty
 }

@@ -75,10 +75,16 @@ struct Command {
     status @12 :Void;
     drain @13 :Void;
     shutdown @14 :Void;
+    connect @15 :List(Common.Endpoint);
   }
 }
 
-struct Pin { key @0 :Data; node @1 :Data; }
+struct Pin {
+  key @0 :Data;
+  node @1 :Data;
+  knownRate @2 :UInt64;      # bytes a second; 0 = nothing is known of the path
+  knownRttUs @3 :UInt32;
+}
 struct PutPlan { job @0 :UInt64; token @1 :Data; allowance @2 :UInt64; }
 struct Allow { job @0 :UInt64; allowance @1 :UInt64; }
 struct ReadPlan { job @0 :UInt64; token @1 :Data; content @2 :Data; }
@@ -167,4 +173,6 @@ struct Path {
   packetsLost @3 :UInt64;
   bytesReceived @4 :UInt64;
   elapsedMs @5 :UInt32;
+  rate @6 :UInt64;
+  rttMinUs @7 :UInt32;
 }

@@ -69,6 +69,13 @@ async fn perform(worker: &Rc<Worker>, command: Command) -> Result<Reply, Failure
         Command::Status => return Ok(Reply::Status(worker.job_statuses())),
         Command::Drain => worker.drain(),
         Command::Shutdown => worker.stop(),
+        Command::Connect(endpoints) => {
+            for endpoint in endpoints {
+                let worker = Rc::clone(worker);
+                // A peer that cannot be reached shows when something is asked of it.
+                tokio::task::spawn_local(async move { worker.connections.to(endpoint).await.map(drop) });
+            }
+        }
     }
     Ok(Reply::Done)
 }

@@ -15,7 +15,7 @@ use pangea_ipc::counter::{self, Id};
 use pangea_ipc::ids::{NodeId, Revision, WorkerIndex, WorkerKey};
 use pangea_ipc::rpc::{ListenError, listen_unix};
 use pangea_ipc::runtime;
-use pangea_ipc::worker::{Event, PathSample, Registration};
+use pangea_ipc::worker::{Event, KnownPath, PathSample, Registration};
 use pangea_ring::{CountersSegment, reap_stale};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
@@ -26,7 +26,7 @@ use crate::counters::Counters;
 use crate::cpu::Allowed;
 use crate::jobs::door;
 use crate::link::Link;
-use crate::net::congestion::Law;
+use crate::net::congestion::{self, Law};
 use crate::net::connections::Connections;
 use crate::net::endpoint::{self, EndpointError};
 use crate::net::serve;
@@ -227,6 +227,10 @@ async fn sample(worker: Rc<Worker>) {
                 packets_lost: now.1.saturating_sub(before.1),
                 bytes_received: received.remove(&node).unwrap_or(0),
                 elapsed_ms,
+                known: congestion::view(connection).known().map(|known| KnownPath {
+                    rate: known.rate as u64,
+                    rtt_us: u32::try_from(known.rtt.as_micros()).unwrap_or(u32::MAX),
+                }),
             };
             worker.counters.add(Id::PacketsSent, sample.packets_sent);
             worker.counters.add(Id::PacketsLost, sample.packets_lost);

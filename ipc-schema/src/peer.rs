@@ -13,6 +13,8 @@ use crate::ids::ContentId;
 
 /// Chaining values in one manifest page at most: 512 KiB.
 pub const MANIFEST_PAGE_MAX: u32 = 16_384;
+/// Chaining values that come with [`FoundHere`] at most: contents up to 64 MiB need not ask for their manifest.
+pub const MANIFEST_SHORT_MAX: usize = 256;
 /// Other holders told in one answer at most.
 pub const HOLDERS_MAX: usize = 16;
 
@@ -51,6 +53,8 @@ pub enum PeerRequest {
         content: ContentId,
         /// Bytes in it.
         size: u64,
+        /// The name given at put; empty when there was none.
+        name: String,
     },
 }
 
@@ -89,4 +93,6 @@ pub struct FoundHere {
     pub held: ChunkSet,
     /// The name given at put; empty when there was none.
     pub name: String,
+    /// The whole manifest when it has at most [`MANIFEST_SHORT_MAX`] values; else empty.
+    pub values: Vec<ChainingValue>,
 }

@@ -118,6 +118,9 @@ pub enum Command {
     Drain,
     /// Sync what is verified and exit.
     Shutdown,
+    /// Connect to these workers of peers, of whom something will soon be asked. Allowed always; what fails, fails when
+    /// it is asked.
+    Connect(Vec<Endpoint>),
 }
 
 /// A worker's answer to a [`Command`].
@@ -171,6 +174,17 @@ pub struct Pin {
     pub key: WorkerKey,
     /// The node whose worker shows it.
     pub node: NodeId,
+    /// What the path to that node carried lately.
+    pub known: Option<KnownPath>,
+}
+
+/// What a path carried, from this side to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownPath {
+    /// Bytes a second.
+    pub rate: u64,
+    /// Its shortest round trip.
+    pub rtt_us: u32,
 }
 
 /// One content on its way in from a local program.
@@ -295,6 +309,8 @@ pub struct PathSample {
     pub bytes_received: u64,
     /// Time since the last sample.
     pub elapsed_ms: u32,
+    /// What the path carries; `None` before it has shown anything.
+    pub known: Option<KnownPath>,
 }
 
 /// What a worker reports. Events of one worker arrive in order, each once.

@@ -138,7 +138,8 @@ impl State {
     fn new(bytes: Vec<u8>, lie: Lie, curious: ContentId, note: Sender<PeerResponse>) -> Rc<Self> {
         let identity = WorkerIdentity::generate().unwrap();
         let pins = Pins::default();
-        let quic = endpoint::open("127.0.0.1:0".parse().unwrap(), &identity, &pins, &std::sync::Arc::default(), None).unwrap();
+        let quic =
+            endpoint::open("127.0.0.1:0".parse().unwrap(), &identity, &pins, &std::sync::Arc::default(), None).unwrap();
         let worker = Endpoint { worker: WorkerIndex(0), address: quic.local_addr().unwrap(), key: identity.key() };
         let manifest = manifest_of(&bytes);
         let node = NodeIdentity::generate().unwrap();
@@ -180,7 +181,7 @@ impl PeerService for Liar {
             let state = &self.state;
             match request {
                 PeerRequest::Introduce(theirs) => {
-                    let pin = |worker: &Endpoint| Pin { key: worker.key, node: self.peer };
+                    let pin = |worker: &Endpoint| Pin { key: worker.key, node: self.peer, known: None };
                     state.pins.set(&theirs.workers.iter().map(pin).collect::<Vec<_>>());
                     PeerResponse::Introduction(introduction(vec![state.worker]))
                 }
@@ -197,7 +198,7 @@ fn found(state: &State) -> Found {
     let geometry = state.manifest.geometry();
     let size = if state.lie == Lie::ImpossibleSize { geometry.size() * 3 } else { geometry.size() };
     let held = ChunkSet::full(geometry.chunk_count());
-    Found { here: Some(FoundHere { size, held, name: "gift".into() }), others: Vec::new() }
+    Found { here: Some(FoundHere { size, held, name: "gift".into(), values: Vec::new() }), others: Vec::new() }
 }
 
 fn values(state: &State, first: u32, count: u32) -> Vec<ChainingValue> {
@@ -298,6 +299,6 @@ pub fn guests_requests(content: ContentId) -> Vec<PeerRequest> {
     vec![
         PeerRequest::Find(content),
         PeerRequest::Manifest { content, first: 0, count: 1 },
-        PeerRequest::Announce { content, size: 1 },
+        PeerRequest::Announce { content, size: 1, name: String::new() },
     ]
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::ids::NodeId;
 use pangea_ipc::node::{LISTING_PAGE_MAX, PeerReport, PeerState};
-use pangea_ipc::worker::{PINS_MAX, PathSample, Pin};
+use pangea_ipc::worker::{KnownPath, PINS_MAX, PathSample, Pin};
 
 /// Peers remembered at most; further ones are refused.
 pub const PEERS_MAX: usize = LISTING_PAGE_MAX;
@@ -52,6 +52,8 @@ struct Neighbour {
     jitter_us: Option<f64>,
     loss_bp: Option<f64>,
     throughput_bps: Option<f64>,
+    /// What the path to it carried when it was last used.
+    known: Option<KnownPath>,
     sampled_at: Option<Instant>,
 }
 
@@ -192,6 +194,7 @@ impl Neighbours {
             let rate = sample.bytes_received as f64 * 1000.0 / f64::from(sample.elapsed_ms);
             smooth(&mut known.throughput_bps, rate, PATH_WEIGHT);
         }
+        known.known = sample.known.or(known.known);
         known.sampled_at = Some(now);
     }
 
@@ -219,7 +222,7 @@ impl Neighbours {
                 let Some(end) = known.lost_at.map(|at| at + grace).filter(|end| *end > now) else { continue };
                 next_expiry = Some(next_expiry.map_or(end, |next| next.min(end)));
             }
-            pins.extend(known.workers.iter().map(|worker| Pin { key: worker.key, node: *node }));
+            pins.extend(known.workers.iter().map(|worker| Pin { key: worker.key, node: *node, known: known.known }));
         }
         pins.truncate(PINS_MAX);
         (pins, next_expiry)
@@ -303,7 +306,7 @@ mod tests {
         assert_eq!(store.pins(Duration::from_secs(60), now).0, []);
         store.admit(peer(A)).unwrap();
         assert!(store.is_admitted(A));
-        assert_eq!(store.pins(Duration::from_secs(60), now).0, [Pin { key: WorkerKey([1; 32]), node: A }]);
+        assert_eq!(store.pins(Duration::from_secs(60), now).0, [Pin { key: WorkerKey([1; 32]), node: A, known: None }]);
         assert!(store.remove(A) && !store.is_admitted(A) && !store.remove(A));
     }
 
@@ -352,8 +355,14 @@ mod tests {
         assert_eq!(store.reports(now)[0].sample_age_ms, None);
         store.handle_pong(A, Duration::from_millis(10), now);
         store.handle_pong(A, Duration::from_millis(18), now);
-        let sample =
-            PathSample { rtt_us: 0, packets_sent: 1000, packets_lost: 50, bytes_received: 1 << 20, elapsed_ms: 500 };
+        let sample = PathSample {
+            rtt_us: 0,
+            packets_sent: 1000,
+            packets_lost: 50,
+            bytes_received: 1 << 20,
+            elapsed_ms: 500,
+            known: None,
+        };
         store.handle_path(A, sample, now);
         store.handle_path(A, PathSample { packets_sent: 10, packets_lost: 10, bytes_received: 10, ..sample }, now);
         let report = &store.reports(now + Duration::from_secs(2))[0];

@@ -253,8 +253,16 @@ fn report(worker: WorkerIndex, node: NodeId, share: &Share) -> ShareReport {
     }
 }
 
-/// Starts a fetch of `chunks`, for which room is kept under `id`.
-pub fn start(node: &Rc<Node>, id: JobId, content: ContentId, size: u64, chunks: ChunkSet) -> Rc<Fetch> {
+/// Starts a fetch of `chunks`, for which room is kept under `id`. `found`: who was just found to hold it, if anyone was
+/// asked.
+pub fn start(
+    node: &Rc<Node>,
+    id: JobId,
+    content: ContentId,
+    size: u64,
+    chunks: ChunkSet,
+    found: Vec<(NodeId, FoundHere)>,
+) -> Rc<Fetch> {
     let fetch = Rc::new(Fetch {
         id,
         content,
@@ -272,12 +280,12 @@ pub fn start(node: &Rc<Node>, id: JobId, content: ContentId, size: u64, chunks: 
     node.fetches.borrow_mut().push(Rc::clone(&fetch));
     let (node, driven) = (Rc::clone(node), Rc::clone(&fetch));
     let span = tracing::info_span!("job", kind = "fetch", %id, %content);
-    tokio::task::spawn_local(async move { drive(&node, &driven).await }.instrument(span));
+    tokio::task::spawn_local(async move { drive(&node, &driven, found).await }.instrument(span));
     fetch
 }
 
-async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>) {
-    let result = bring(node, fetch).await;
+async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere)>) {
+    let result = bring(node, fetch, found).await;
     let left: Vec<_> = {
         let shares = fetch.shares.borrow();
         shares.iter().filter(|share| share.running).map(|share| (share.worker, share.job)).collect()
@@ -303,9 +311,9 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>) {
     });
 }
 
-async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>) -> Result<(), Failure> {
-    let mut sources: Vec<Source> = Vec::new();
-    let mut asked_at: Option<Instant> = None;
+async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere)>) -> Result<(), Failure> {
+    let mut sources = sources_of(node, fetch, found);
+    let mut asked_at: Option<Instant> = (!sources.is_empty()).then(Instant::now);
     let mut changes = node.sessions_changed.subscribe();
     let mut workers_changed = node.workers_changed.subscribe();
     loop {
@@ -364,7 +372,10 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
 
 /// Who holds what, as far as peers with a session say now.
 async fn current_sources(node: &Rc<Node>, fetch: &Fetch) -> Vec<Source> {
-    let found = find(node, fetch.content).await;
+    sources_of(node, fetch, find(node, fetch.content).await)
+}
+
+fn sources_of(node: &Node, fetch: &Fetch, found: Vec<(NodeId, FoundHere)>) -> Vec<Source> {
     let mut holders = Vec::new();
     for (peer, here) in found {
         if fetch.banned.borrow().contains(&peer) || here.size != fetch.size {
@@ -487,7 +498,12 @@ pub async fn get_manifest(
     for (peer, here) in found {
         let session = node.sessions.borrow().get(peer).cloned();
         let Some(session) = session else { continue };
-        match manifest_from(&session, content, here.size).await {
+        // A short manifest has come with the finding.
+        let manifest = match Manifest::prove(content, here.size, here.values.clone()) {
+            Ok(manifest) => Ok(manifest),
+            Err(_) => manifest_from(&session, content, here.size).await,
+        };
+        match manifest {
             Ok(manifest) => {
                 save_manifest(&node.settings.state_dir, manifest).await?;
                 return Ok((here.size, here.name.clone()));

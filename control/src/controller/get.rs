@@ -4,14 +4,15 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pangea_ipc::address::PeerAddress;
+use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::{CHUNK_SIZE, Geometry};
 use pangea_ipc::failure::Failure;
-use pangea_ipc::ids::{ContentId, JobId, Token, WorkerIndex};
+use pangea_ipc::ids::{ContentId, JobId, NodeId, Token, WorkerIndex};
 use pangea_ipc::node::{Door, Opened};
+use pangea_ipc::peer::FoundHere;
 use pangea_ipc::rpc::WorkerClient;
-use pangea_ipc::worker::{Command, ReadPlan};
+use pangea_ipc::worker::{Command, ReadPlan, WORKERS_MAX};
 use tracing::Instrument;
 
 use super::contents::make_room;
@@ -33,11 +34,13 @@ pub async fn open(
     peers: Vec<PeerAddress>,
     range: Option<Range<u64>>,
 ) -> Result<(Rc<Job>, Opened), Failure> {
+    let mut found = Vec::new();
     let held = match node.holdings(content).await? {
         Some(holdings) => holdings,
         None => {
+            prepare(node).await;
             let dial_trouble = dial_named(node, &peers).await;
-            learn(node, content, &dial_trouble).await?;
+            found = learn(node, content, &dial_trouble).await?;
             node.holdings(content).await?.ok_or_else(|| Failure::internal("a manifest vanished"))?
         }
     };
@@ -65,7 +68,7 @@ pub async fn open(
         dial_named(node, &peers).await;
         let workers = node.await_running().await?;
         let doors = open_doors(node, &job, content, workers).await?;
-        bring(node, &job, content, held.size, missing).await.map(|()| doors)
+        bring(node, &job, content, held.size, missing, found).await.map(|()| doors)
     };
     if opened.is_err() {
         leave(node, id);
@@ -73,8 +76,51 @@ pub async fn open(
     Ok((job, opened?))
 }
 
-/// Finds out what a content is: its manifest, proven, comes into the store.
-async fn learn(node: &Rc<Node>, content: ContentId, dial_trouble: &[Failure]) -> Result<(), Failure> {
+/// Has the workers connect to those of all peers meanwhile: by the time it is known who holds what is wanted, they can ask.
+async fn prepare(node: &Rc<Node>) {
+    let endpoints: Vec<Vec<Endpoint>> = {
+        let neighbours = node.neighbours.borrow();
+        node.sessions.borrow().keys().map(|peer| neighbours.workers(*peer).to_vec()).collect()
+    };
+    for (index, worker) in node.running() {
+        // Workers of the same number talk to each other.
+        let number = usize::from(index.0);
+        let partner = |workers: &Vec<Endpoint>| workers.get(number % workers.len().max(1)).copied();
+        let partners: Vec<Endpoint> = endpoints.iter().filter_map(partner).take(WORKERS_MAX).collect();
+        // Without it they connect when they ask.
+        let _ = command(&worker, &Command::Connect(partners)).await;
+    }
+}
+
+/// Who holds a content of one chunk, as peers have announced it: such a content needs no manifest, so nobody needs to be
+/// asked. Empty = ask.
+fn announced(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere)> {
+    let catalog = node.catalog.borrow();
+    let Some(record) = catalog.get(content).filter(|record| (1..=u64::from(CHUNK_SIZE)).contains(&record.size)) else {
+        return Vec::new();
+    };
+    let sessions = node.sessions.borrow();
+    let here = FoundHere {
+        size: record.size,
+        held: ChunkSet::full(1),
+        name: record.name.clone(),
+        // The value of the only chunk is the content id.
+        values: vec![content.0],
+    };
+    record.providers.keys().filter(|peer| sessions.contains_key(*peer)).map(|peer| (*peer, here.clone())).collect()
+}
+
+/// Finds out what a content is: its manifest, proven, comes into the store. Says who holds it.
+async fn learn(
+    node: &Rc<Node>,
+    content: ContentId,
+    dial_trouble: &[Failure],
+) -> Result<Vec<(NodeId, FoundHere)>, Failure> {
+    let found = announced(node, content);
+    if !found.is_empty() {
+        fetches::get_manifest(node, content, &found).await?;
+        return Ok(found);
+    }
     let deadline = tokio::time::Instant::now() + HOLDER_WAIT;
     let mut changes = node.sessions_changed.subscribe();
     let found = loop {
@@ -103,7 +149,7 @@ async fn learn(node: &Rc<Node>, content: ContentId, dial_trouble: &[Failure]) ->
             record.name = pangea_ipc::ticket::checked_name(&name).unwrap_or_default();
         }
     });
-    Ok(())
+    Ok(found)
 }
 
 fn wanted(geometry: Geometry, range: Option<Range<u64>>) -> Result<ChunkSet, Failure> {
@@ -126,6 +172,7 @@ async fn bring(
     content: ContentId,
     size: u64,
     mut missing: ChunkSet,
+    found: Vec<(NodeId, FoundHere)>,
 ) -> Result<(), Failure> {
     fetches::cancel_orphans(node, content).await;
     for fetch in node.fetches.borrow().iter().filter(|fetch| fetch.content == content) {
@@ -147,7 +194,7 @@ async fn bring(
         let id = fresh_job()?;
         make_room(node, id, u64::from(missing.count()) * u64::from(CHUNK_SIZE)).await?;
         // Between the look and the start another get may have begun the same: then both bring it, which is only waste.
-        let fetch = fetches::start(node, id, content, size, missing);
+        let fetch = fetches::start(node, id, content, size, missing, found);
         job.fetches.borrow_mut().push(fetch);
     }
     let (node, job) = (Rc::clone(node), Rc::clone(job));

@@ -13,7 +13,9 @@ use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::content::Manifest;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, NodeId};
-use pangea_ipc::peer::{Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, PeerRequest, PeerResponse};
+use pangea_ipc::peer::{
+    Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, MANIFEST_SHORT_MAX, PeerRequest, PeerResponse,
+};
 use pangea_ipc::rpc::{PeerService, peer_session};
 use pangea_ipc::runtime;
 use tokio::io::DuplexStream;
@@ -340,11 +342,12 @@ pub async fn ask(session: &Session, request: &PeerRequest) -> Result<PeerRespons
 
 /// Tells every peer that a content is here whole.
 pub fn announce(node: &Rc<Node>, content: ContentId, size: u64) {
+    let name = node.catalog.borrow().get(content).map(|record| record.name.clone()).unwrap_or_default();
     for session in node.sessions.borrow().values() {
-        let session = session.clone();
+        let (session, name) = (session.clone(), name.clone());
         tokio::task::spawn_local(async move {
             // A peer that does not hear it finds out when it asks.
-            let _ = ask(&session, &PeerRequest::Announce { content, size }).await;
+            let _ = ask(&session, &PeerRequest::Announce { content, size, name }).await;
         });
     }
 }
@@ -384,10 +387,13 @@ impl Answers {
                 let count = count.min(MANIFEST_PAGE_MAX) as usize;
                 Ok(PeerResponse::Manifest(rest.iter().take(count).copied().collect()))
             }
-            PeerRequest::Announce { content, size } => {
+            PeerRequest::Announce { content, size, name } => {
                 node.update_content(content, |record| {
                     if record.chunks_held == 0 {
                         record.size = size;
+                    }
+                    if record.name.is_empty() {
+                        record.name = pangea_ipc::ticket::checked_name(&name).unwrap_or_default();
                     }
                     record.note_provider(self.peer, now_s());
                 });
@@ -406,12 +412,19 @@ impl Answers {
         };
         let holdings = node.holdings(content).await?;
         let here = holdings.filter(|holdings| !holdings.held.is_empty());
+        let mut values = Vec::new();
+        if let Some(holdings) = &here
+            && holdings.held.bound() as usize <= MANIFEST_SHORT_MAX
+        {
+            let path = runtime::manifest(&node.settings.state_dir, content);
+            values = read_manifest(path, content).await?.values().to_vec();
+        }
         let neighbours = node.neighbours.borrow();
         let others = providers.into_iter().filter(|other| *other != self.peer && neighbours.is_admitted(*other));
         let others =
             others.filter_map(|other| Some(PeerAddress { node: other, address: Some(neighbours.address(other)?) }));
         Ok(Found {
-            here: here.map(|holdings| FoundHere { size: holdings.size, held: holdings.held, name }),
+            here: here.map(|holdings| FoundHere { size: holdings.size, held: holdings.held, name, values }),
             others: others.take(HOLDERS_MAX).collect(),
         })
     }

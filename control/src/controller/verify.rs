@@ -112,7 +112,7 @@ async fn read_again(node: &Rc<Node>, id: ContentId) -> Verified {
 async fn repair(node: &Rc<Node>, id: ContentId, size: u64, bad: ChunkSet) -> Result<(), Failure> {
     let reservation = fresh_job()?;
     make_room(node, reservation, u64::from(bad.count()) * u64::from(CHUNK_SIZE)).await?;
-    let fetch = fetches::start(node, reservation, id, size, bad);
+    let fetch = fetches::start(node, reservation, id, size, bad, Vec::new());
     let mut state = fetch.state.subscribe();
     let ended = state.wait_for(|state| *state != State::Running).await;
     match ended.as_deref() {

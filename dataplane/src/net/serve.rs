@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::future;
+use pangea_dataplane_core::congestion::Known;
 use pangea_dataplane_core::frame::{
     Answer, Mark, REPAIR_LEN, REQUEST_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN, SymbolHeader,
 };
@@ -15,6 +16,7 @@ use pangea_dataplane_core::redundancy::{Delivery, Parity, Situation, choose};
 use pangea_dataplane_core::spread;
 use pangea_fec::{ChunkShape, Codec, FecError, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
 use pangea_ipc::counter::Id;
+use pangea_ipc::worker::{KnownPath, Pin};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
@@ -104,17 +106,20 @@ impl Transfers {
 
 async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
     // The handshake has checked the pin; it may have been withdrawn since.
-    let Some(node) = shown_key(&connection).and_then(|key| worker.pins.node(key).map(|node| (key, node))) else {
+    let Some(Pin { key, node, known }) = shown_key(&connection).and_then(|key| worker.pins.pin(key)) else {
         return connection.close(CLOSE_UNPINNED, b"key not admitted");
     };
-    let (key, node) = node;
     if !worker.connections.note_incoming(key, &connection) {
         return connection.close(CLOSE_LIMIT, b"too many connections");
     }
     Span::current().record("node", tracing::field::display(node));
     tracing::debug!("a peer connected");
+    let view = congestion::view(&connection);
+    if let Some(KnownPath { rate, rtt_us }) = known {
+        view.set_known(Known { rate: rate as f64, rtt: Duration::from_micros(rtt_us.into()) });
+    }
     let path = Rc::new(Path {
-        view: congestion::view(&connection),
+        view,
         connection: connection.clone(),
         turn: Mutex::default(),
         priority: Cell::new(-1),
@@ -242,14 +247,16 @@ async fn answer(
 }
 
 impl Path {
-    /// Lets the transport hold only little more than what is under way: what waits there goes out before symbols do, or
-    /// after them, out of turn.
+    /// Lets the transport hold little more than what is under way: what waits there would be sent out of turn, after
+    /// symbols that were asked for later. What has arrived counts as held until all before it has, which on a lossy path
+    /// takes the window that it was sent in, that of its repair, and often one more.
     fn limit_unsent(&self) {
-        /// A chunk, so that there is always something to send.
-        const UNSENT: u64 = 256 << 10;
+        /// Two chunks, so that there is always something to send.
+        const UNSENT: u64 = 512 << 10;
         let window = self.view.window();
         if window > 0 {
-            self.connection.set_send_window(window + window / 4 + UNSENT);
+            let windows = if self.view.loss().share > 0.0 { 4 } else { 1 };
+            self.connection.set_send_window(window * windows + window / 4 + UNSENT);
         }
     }
 }

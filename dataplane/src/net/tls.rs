@@ -49,18 +49,24 @@ pub enum KeyError {
 
 /// The keys that may connect, and whose they are. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Pins(Arc<RwLock<HashMap<WorkerKey, NodeId>>>);
+pub struct Pins(Arc<RwLock<HashMap<WorkerKey, Pin>>>);
 
 impl Pins {
     /// Replaces all pins.
     pub fn set(&self, pins: &[Pin]) {
-        let map = pins.iter().map(|pin| (pin.key, pin.node)).collect();
+        let map = pins.iter().map(|pin| (pin.key, *pin)).collect();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = map;
     }
 
     /// Whose key this is; `None` = not admitted.
     #[must_use]
     pub fn node(&self, key: WorkerKey) -> Option<NodeId> {
+        self.pin(key).map(|pin| pin.node)
+    }
+
+    /// All that is known of whoever shows this key; `None` = not admitted.
+    #[must_use]
+    pub fn pin(&self, key: WorkerKey) -> Option<Pin> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 }

@@ -5,11 +5,13 @@ use super::common::{
     write_optional, write_peer,
 };
 use super::{CodecError, Result, bytes, checked, count, list, text};
-use crate::content::CHAINING_VALUE_LEN;
+use crate::content::{CHAINING_VALUE_LEN, ChainingValue};
 use crate::generated::peer_capnp as wire;
 use crate::ids::ContentId;
 use crate::node::TEXT_MAX;
-use crate::peer::{Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, PeerRequest, PeerResponse};
+use crate::peer::{
+    Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, MANIFEST_SHORT_MAX, PeerRequest, PeerResponse,
+};
 use crate::ticket::NAME_MAX;
 
 fn write_introduction(value: &Introduction, mut to: wire::introduction::Builder<'_>) -> Result<()> {
@@ -37,8 +39,9 @@ pub(crate) fn write_request(request: &PeerRequest, mut to: wire::request::Builde
             page.set_first(*first);
             page.set_count(*count);
         }
-        PeerRequest::Announce { content, size } => {
+        PeerRequest::Announce { content, size, name } => {
             let mut announce = to.init_announce();
+            announce.set_name(checked("name", name, NAME_MAX)?);
             announce.set_content(&content.0);
             announce.set_size(*size);
         }
@@ -68,7 +71,8 @@ pub(crate) fn read_request(from: wire::request::Reader<'_>) -> Result<PeerReques
         Announce(announce) => {
             let announce = announce?;
             let content = ContentId(bytes("content id", announce.get_content()?)?);
-            PeerRequest::Announce { content, size: announce.get_size() }
+            let name = text("name", announce.get_name()?, NAME_MAX)?;
+            PeerRequest::Announce { content, size: announce.get_size(), name }
         }
     })
 }
@@ -94,21 +98,19 @@ pub(crate) fn read_response(from: wire::response::Reader<'_>) -> Result<PeerResp
         Introduction(introduction) => PeerResponse::Introduction(read_introduction(introduction?)?),
         Pong(number) => PeerResponse::Pong(number),
         Found(found) => PeerResponse::Found(read_found(found?)?),
-        Manifest(data) => {
-            let (values, rest) = data?.as_chunks::<CHAINING_VALUE_LEN>();
-            count("manifest page", values.len(), MANIFEST_PAGE_MAX as usize)?;
-            if !rest.is_empty() {
-                return Err(CodecError::Length {
-                    what: "chaining value",
-                    found: rest.len(),
-                    expected: CHAINING_VALUE_LEN,
-                });
-            }
-            PeerResponse::Manifest(values.to_vec())
-        }
+        Manifest(data) => PeerResponse::Manifest(read_values("manifest page", data?, MANIFEST_PAGE_MAX as usize)?),
         Noted(()) => PeerResponse::Noted,
         Refused(failure) => PeerResponse::Refused(read_failure(failure?)?),
     })
+}
+
+fn read_values(what: &'static str, data: &[u8], max: usize) -> Result<Vec<ChainingValue>> {
+    let (values, rest) = data.as_chunks::<CHAINING_VALUE_LEN>();
+    count(what, values.len(), max)?;
+    if !rest.is_empty() {
+        return Err(CodecError::Length { what: "chaining value", found: rest.len(), expected: CHAINING_VALUE_LEN });
+    }
+    Ok(values.to_vec())
 }
 
 fn write_found(found: &Found, mut to: wire::found::Builder<'_>) -> Result<()> {
@@ -119,6 +121,8 @@ fn write_found(found: &Found, mut to: wire::found::Builder<'_>) -> Result<()> {
             let mut here = here.init_some();
             here.set_size(value.size);
             here.set_name(checked("name", &value.name, NAME_MAX)?);
+            count("short manifest", value.values.len(), MANIFEST_SHORT_MAX)?;
+            here.set_values(value.values.as_flattened());
             write_chunks(&value.held, here.init_held());
         }
     }
@@ -139,6 +143,7 @@ fn read_found(from: wire::found::Reader<'_>) -> Result<Found> {
                 size: here.get_size(),
                 held: read_chunks(here.get_held()?)?,
                 name: text("name", here.get_name()?, NAME_MAX)?,
+                values: read_values("short manifest", here.get_values()?, MANIFEST_SHORT_MAX)?,
             })
         }
     };

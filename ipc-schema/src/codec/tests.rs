@@ -59,7 +59,15 @@ fn source() -> w::Source {
 fn events() -> Vec<Event> {
     let why = Failure::corrupt("x");
     let share = w::Share { bytes: 1, chunks_by_fec: 2, parity_unused: 3, chunks_bad: 4, ..w::Share::default() };
-    let sample = w::PathSample { rtt_us: 1, packets_sent: 2, packets_lost: 3, bytes_received: 4, elapsed_ms: 5 };
+    let known = w::KnownPath { rate: 6, rtt_us: 7 };
+    let sample = w::PathSample {
+        rtt_us: 1,
+        packets_sent: 2,
+        packets_lost: 3,
+        bytes_received: 4,
+        elapsed_ms: 5,
+        known: Some(known),
+    };
     vec![
         Event::PutDone { job: JOB, content: ID, size: 5 },
         Event::AllowanceLow { job: JOB, stored: 6 },
@@ -87,7 +95,10 @@ fn every_worker_message_survives_the_wire() {
     let plan = w::FetchPlan { job: JOB, content: ID, chunks: ChunkSet::full(100), sources: vec![source()] };
     let commands = [
         Command::ApplyPolicy(policy()),
-        Command::SetPins(vec![w::Pin { key: WorkerKey([1; 32]), node: NODE }]),
+        Command::SetPins(vec![
+            w::Pin { key: WorkerKey([1; 32]), node: NODE, known: None },
+            w::Pin { key: WorkerKey([2; 32]), node: NODE, known: Some(w::KnownPath { rate: 1, rtt_us: 2 }) },
+        ]),
         Command::Put(w::PutPlan { job: JOB, token: Token([3; 16]), allowance: 9 }),
         Command::Allow { job: JOB, allowance: 10 },
         Command::Read(w::ReadPlan { job: JOB, token: Token([3; 16]), content: ID }),
@@ -145,13 +156,13 @@ fn every_peer_message_survives_the_wire() {
         PeerRequest::Ping(1),
         PeerRequest::Find(ID),
         PeerRequest::Manifest { content: ID, first: 1, count: 2 },
-        PeerRequest::Announce { content: ID, size: 3 },
+        PeerRequest::Announce { content: ID, size: 3, name: "n".into() },
     ];
     for value in requests {
         assert_eq!(peer_request(&value).unwrap(), value);
     }
     let other = PeerAddress { node: NODE, address: Some("1.2.3.4:5".parse().unwrap()) };
-    let here = p::FoundHere { size: 9, held: ChunkSet::full(1), name: "n".into() };
+    let here = p::FoundHere { size: 9, held: ChunkSet::full(1), name: "n".into(), values: vec![[7; 32]; 2] };
     let responses = [
         PeerResponse::Introduction(introduction),
         PeerResponse::Pong(1),
@@ -287,7 +298,7 @@ fn every_program_message_survives_the_wire() {
 #[test]
 fn what_is_beyond_a_bound_does_not_get_through() {
     let too_long = |result: Result<(), CodecError>| assert!(matches!(result, Err(CodecError::TooLong { .. })));
-    let pin = w::Pin { key: WorkerKey([1; 32]), node: NODE };
+    let pin = w::Pin { key: WorkerKey([1; 32]), node: NODE, known: None };
     too_long(command(&Command::SetPins(vec![pin; w::PINS_MAX + 1])).map(drop));
     let sources = vec![source(); w::SOURCES_MAX + 1];
     too_long(command(&Command::SetSources { job: JOB, sources }).map(drop));

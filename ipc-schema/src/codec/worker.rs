@@ -9,8 +9,8 @@ use crate::generated::worker_capnp as wire;
 use crate::ids::{ContentId, JobId, NodeId, Revision, Token, WorkerIndex, WorkerKey};
 use crate::node::TEXT_MAX;
 use crate::worker::{
-    Command, EVENTS_MAX, Event, FetchPlan, Holdings, INVENTORY_PAGE_MAX, JOBS_MAX, JobKind, JobStatus, PINS_MAX,
-    PathSample, Pin, PutPlan, ReadPlan, Registration, Reply, SOURCES_MAX, Share, Source, StoredContent,
+    Command, EVENTS_MAX, Event, FetchPlan, Holdings, INVENTORY_PAGE_MAX, JOBS_MAX, JobKind, JobStatus, KnownPath,
+    PINS_MAX, PathSample, Pin, PutPlan, ReadPlan, Registration, Reply, SOURCES_MAX, Share, Source, StoredContent,
 };
 
 fn content_id(data: &[u8]) -> Result<ContentId> {
@@ -129,6 +129,8 @@ pub(crate) fn write_command(command: &Command, mut to: wire::command::Builder<'_
                 let mut to = list.reborrow().get(index);
                 to.set_key(&pin.key.0);
                 to.set_node(&pin.node.0);
+                to.set_known_rate(pin.known.map_or(0, |known| known.rate));
+                to.set_known_rtt_us(pin.known.map_or(0, |known| known.rtt_us));
             }
         }
         Command::Put(plan) => {
@@ -176,6 +178,7 @@ pub(crate) fn write_command(command: &Command, mut to: wire::command::Builder<'_
         Command::Status => to.set_status(()),
         Command::Drain => to.set_drain(()),
         Command::Shutdown => to.set_shutdown(()),
+        Command::Connect(endpoints) => write_endpoints(endpoints, |count| to.init_connect(count))?,
     }
     Ok(())
 }
@@ -185,7 +188,11 @@ pub(crate) fn read_command(from: wire::command::Reader<'_>) -> Result<Command> {
     Ok(match from.which().map_err(CodecError::unknown("command"))? {
         w::ApplyPolicy(policy) => Command::ApplyPolicy(read_policy(policy?)?),
         w::SetPins(pins) => Command::SetPins(list("pins", pins?, PINS_MAX, |pin| {
-            Ok(Pin { key: WorkerKey(bytes("worker key", pin.get_key()?)?), node: node_id(pin.get_node()?)? })
+            Ok(Pin {
+                key: WorkerKey(bytes("worker key", pin.get_key()?)?),
+                node: node_id(pin.get_node()?)?,
+                known: known_path(pin.get_known_rate(), pin.get_known_rtt_us()),
+            })
         })?),
         w::Put(plan) => {
             let plan = plan?;
@@ -228,7 +235,12 @@ pub(crate) fn read_command(from: wire::command::Reader<'_>) -> Result<Command> {
         w::Status(()) => Command::Status,
         w::Drain(()) => Command::Drain,
         w::Shutdown(()) => Command::Shutdown,
+        w::Connect(endpoints) => Command::Connect(read_endpoints(endpoints?)?),
     })
+}
+
+fn known_path(rate: u64, rtt_us: u32) -> Option<KnownPath> {
+    (rate > 0 && rtt_us > 0).then_some(KnownPath { rate, rtt_us })
 }
 
 pub(crate) fn write_reply(reply: &Reply, mut to: wire::reply::Builder<'_>) -> Result<()> {
@@ -387,6 +399,8 @@ fn write_event(event: &Event, mut to: wire::event::Builder<'_>) -> Result<()> {
             to.set_packets_lost(sample.packets_lost);
             to.set_bytes_received(sample.bytes_received);
             to.set_elapsed_ms(sample.elapsed_ms);
+            to.set_rate(sample.known.map_or(0, |known| known.rate));
+            to.set_rtt_min_us(sample.known.map_or(0, |known| known.rtt_us));
         }
         Event::StoreFailed(failure) => write_failure(failure, to.init_store_failed()),
         Event::Drained => to.set_drained(()),
@@ -452,6 +466,7 @@ fn read_event(from: wire::event::Reader<'_>) -> Result<Event> {
                 packets_lost: path.get_packets_lost(),
                 bytes_received: path.get_bytes_received(),
                 elapsed_ms: path.get_elapsed_ms(),
+                known: known_path(path.get_rate(), path.get_rtt_min_us()),
             };
             Event::Path { node: node_id(path.get_node()?)?, sample }
         }

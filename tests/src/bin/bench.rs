@@ -234,7 +234,7 @@ async fn quinn_role(role: &str) {
     let mut stdin = std::io::stdin().lock();
     if role == "server" {
         println!("{} {}", endpoint.local_addr().unwrap(), identity.key());
-        pins.set(&[Pin { key: key_from(&line(&mut stdin)), node: NodeId([0; 32]) }]);
+        pins.set(&[Pin { key: key_from(&line(&mut stdin)), node: NodeId([0; 32]), known: None }]);
         let connection = endpoint.accept().await.unwrap().await.unwrap();
         let (mut send, mut recv) = connection.accept_bi().await.unwrap();
         let mut wanted = [0; 8];

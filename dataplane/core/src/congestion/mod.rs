@@ -42,8 +42,10 @@ const STARTUP_GROWTH: f64 = 1.0;
 const GROWTH: f64 = 1.25;
 /// …for so many rounds (as in BBR).
 const GROWTH_ROUNDS: u32 = 3;
-/// Or when the round trip has grown by this factor and [`SLACK`]: the queue is filling (as in HyStart++, RFC 9406)…
-const STARTUP_RTT: f64 = 1.125;
+/// Or when the round trip has grown by this factor and [`STARTUP_NOISE`]: the queue is filling (as in HyStart++, RFC
+/// 9406, which waits for an eighth; the sooner, the less is sent that has to queue)…
+const STARTUP_RTT: f64 = 1.0625;
+const STARTUP_NOISE: Duration = Duration::from_millis(3);
 /// …in so many acknowledgements running: hosts have pauses of their own.
 const STARTUP_RTT_ACKS: u32 = 3;
 /// Window of full rounds, in rate times round trip.
@@ -66,6 +68,9 @@ const EXTRA_PACKETS: u64 = 8;
 const RTT_CHANGED: f64 = 1.3;
 /// Which of the two it was is looked into after this time, and again and again with twice the pause…
 const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// …and so is the first round trip of all: who comes last to a path takes the queue of the others for part of it. Later,
+/// so that most transfers are over by then.
+const PROBE_FIRST: Duration = Duration::from_secs(8);
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(60);
 /// …by so many rounds…
 const PROBE_ROUNDS: u32 = 2;
@@ -137,8 +142,10 @@ struct Rtt {
     of_phase: Duration,
     /// The shortest when the probe began.
     before_probe: Duration,
-    /// When to probe whether the shortest is the path's own, and the pause after that; `None` = it was seen without doubt.
-    probe: Option<(Instant, Duration)>,
+    /// When to probe whether the shortest is the path's own, and the pause after that.
+    probe: (Instant, Duration),
+    /// The shortest was taken from a path that had become longer, or fuller.
+    adopted: bool,
 }
 
 impl Congestion {
@@ -153,7 +160,13 @@ impl Congestion {
             phase_rounds: 0,
             full_gain: FULL_GAIN,
             plateau: (0.0, 0),
-            rtt: Rtt { shortest: Duration::MAX, of_phase: Duration::MAX, before_probe: Duration::MAX, probe: None },
+            rtt: Rtt {
+                shortest: Duration::MAX,
+                of_phase: Duration::MAX,
+                before_probe: Duration::MAX,
+                probe: (now + PROBE_FIRST, PROBE_FIRST),
+                adopted: false,
+            },
             rate: Sampler::new(now),
             rounds: Rounds::default(),
             windows: Windows::default(),
@@ -216,6 +229,20 @@ impl Congestion {
         Loss { share: self.rounds.loss(), dispersion: self.windows.dispersion() }
     }
 
+    /// TEMPTRACE
+    #[must_use]
+    pub fn describe(&self) -> String {
+        format!(
+            "{:?} rate {:.1} rtt {:?} gain {:.2} loss {:.4} d {:.1} phase_rtt {:?}",
+            self.phase,
+            self.rate() * 8e-6,
+            self.rtt.shortest,
+            self.full_gain,
+            self.loss().share,
+            self.loss().dispersion,
+            self.rtt.of_phase
+        )
+    }
     /// The path takes larger packets, or only smaller ones.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = u64::from(mtu).max(1);
@@ -250,7 +277,7 @@ impl Congestion {
         self.take_rtt(rtt);
         self.windows.handle_arrived(sent, self.mtu, self.rounds.low_seen());
         if self.phase == Phase::Startup {
-            let queue = rtt > self.rtt.shortest.mul_f64(STARTUP_RTT) + SLACK;
+            let queue = rtt > self.rtt.shortest.mul_f64(STARTUP_RTT) + STARTUP_NOISE;
             self.queue_acks = if queue { self.queue_acks + 1 } else { 0 };
             if self.queue_acks >= STARTUP_RTT_ACKS {
                 self.enter(Phase::Drain);
@@ -358,9 +385,9 @@ impl Congestion {
         let cycle = std::mem::replace(&mut rtt.of_phase, Duration::MAX);
         if cycle < Duration::MAX && cycle > rtt.shortest.mul_f64(RTT_CHANGED) + SLACK {
             rtt.shortest = cycle;
-            rtt.probe = Some((now + PROBE_AFTER, PROBE_AFTER));
+            (rtt.probe, rtt.adopted) = ((now + PROBE_AFTER, PROBE_AFTER), true);
         }
-        let probe = rtt.probe.is_some_and(|(at, _)| at <= now);
+        let probe = rtt.probe.0 <= now;
         // Down by half of the surplus, up by a tenth of what is missing of it.
         if self.rounds.full_lose_more(EXCESS) {
             self.full_gain -= (self.full_gain - LOW_GAIN) / 2.0;
@@ -374,11 +401,10 @@ impl Congestion {
     fn end_probe(&mut self, now: Instant) {
         let rtt = &mut self.rtt;
         let found = std::mem::replace(&mut rtt.of_phase, Duration::MAX);
-        if let Some((_, pause)) = rtt.probe {
-            let queue = found < rtt.before_probe.mul_f64(PROBE_FOUND);
-            let pause = if queue { PROBE_AFTER } else { (pause * 2).min(PROBE_AFTER_MAX) };
-            rtt.probe = Some((now + pause, pause));
-        }
+        let queue = found < rtt.before_probe.mul_f64(PROBE_FOUND);
+        let pause = if queue { PROBE_AFTER } else { (rtt.probe.1 * 2).min(PROBE_AFTER_MAX) };
+        rtt.probe = (now + pause, pause);
+        rtt.adopted &= queue;
         self.enter(Phase::Full);
     }
 
@@ -394,7 +420,7 @@ impl Congestion {
             Phase::Startup => return, // it grows by what arrives
             // Drained by a window of full rounds, since with less the transport, which paces by a round trip that still
             // counts the queue, would leave the path idle.
-            Phase::Drain | Phase::Full if self.rtt.probe.is_some() => self.full_gain * RIVAL_GAIN / FULL_GAIN,
+            Phase::Drain | Phase::Full if self.rtt.adopted => self.full_gain * RIVAL_GAIN / FULL_GAIN,
             Phase::Drain | Phase::Full => self.full_gain,
             Phase::Low => LOW_GAIN,
             Phase::Probe => PROBE_GAIN,
