@@ -21,10 +21,10 @@ pub const STREAMS_MAX: u32 = 128;
 /// Bytes that one stream may have under way: a chunk and its answer's head fit whole.
 const STREAM_WINDOW: u32 = 512 << 10;
 /// Bytes that one connection may have under way in a direction: 600 Mbit/s at 400 ms.
-const CONNECTION_WINDOW: u32 = 32 << 20;
+pub const CONNECTION_WINDOW: u32 = 32 << 20;
 /// Bytes of datagrams that wait to be sent; what is beyond waits in its sender. The transport sends datagrams before
 /// streams: this is as long as streams, and with them what was lost of them, have to wait at a time.
-const DATAGRAM_SEND_BYTES: usize = 32 << 10;
+const DATAGRAM_SEND_BYTES: usize = 128 << 10;
 /// Bytes of datagrams that wait to be read; the reader never waits for anything, so this is one burst.
 const DATAGRAM_RECEIVE_BYTES: usize = 8 << 20;
 /// A connection on which nothing is heard this long is dead.

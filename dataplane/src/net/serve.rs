@@ -25,6 +25,7 @@ use tracing::{Instrument, Span};
 
 use super::congestion::{self, PathView};
 use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_UNPINNED};
+use super::endpoint::CONNECTION_WINDOW;
 use super::tls::shown_key;
 use crate::buffer::Buffer;
 use crate::worker::Worker;
@@ -251,13 +252,13 @@ impl Path {
     /// symbols that were asked for later. What has arrived counts as held until all before it has, which on a lossy path
     /// takes the window that it was sent in, that of its repair, and often one more.
     fn limit_unsent(&self) {
+        const WINDOWS: u64 = 4;
         /// Two chunks, so that there is always something to send.
         const UNSENT: u64 = 512 << 10;
-        let window = self.view.window();
-        if window > 0 {
-            let windows = if self.view.loss().share > 0.0 { 4 } else { 1 };
-            self.connection.set_send_window(window * windows + window / 4 + UNSENT);
-        }
+        // On a path without loss nothing goes as symbols.
+        let lossy = self.view.loss().share > 0.0;
+        let limit = if lossy { self.view.window() * WINDOWS + UNSENT } else { u64::MAX };
+        self.connection.set_send_window(limit.min(CONNECTION_WINDOW.into()));
     }
 }
 

@@ -95,12 +95,6 @@ impl Rounds {
         if self.full.rounds < 1.0 { self.low.share() } else { self.low.share().min(self.full.share()) }
     }
 
-    /// Rounds that say something of the path's own losses were seen.
-    #[must_use]
-    pub(super) fn low_seen(&self) -> bool {
-        self.low.rounds >= 1.0
-    }
-
     /// A packet was sent.
     pub(super) fn handle_sent(&mut self, now: Instant, bytes: u64) {
         if self.rounds.is_empty() {

@@ -122,6 +122,8 @@ pub struct Congestion {
     windows: Windows,
     /// Bytes a second that the operator says the path carries; then nothing is probed.
     fixed_rate: Option<f64>,
+    /// When start-up and its queue were over.
+    started_at: Option<Instant>,
     /// Acknowledgements running that showed a queue in start-up.
     queue_acks: u32,
     /// A round ends when a packet sent after its start is acknowledged.
@@ -171,6 +173,7 @@ impl Congestion {
             rounds: Rounds::default(),
             windows: Windows::default(),
             fixed_rate: None,
+            started_at: None,
             queue_acks: 0,
             round_ends_at: 0,
             last_sent: 0,
@@ -275,7 +278,9 @@ impl Congestion {
         let Some(sent) = self.newest_acked.take() else { return };
         let rtt = now.saturating_duration_since(sent);
         self.take_rtt(rtt);
-        self.windows.handle_arrived(sent, self.mtu, self.rounds.low_seen());
+        // What start-up has sent too much of is lost to the queue. A sender with little to send has sent nothing too much.
+        let start_up = !idle && self.started_at.is_none_or(|at| sent < at);
+        self.windows.handle_arrived(sent, self.mtu, !start_up);
         if self.phase == Phase::Startup {
             let queue = rtt > self.rtt.shortest.mul_f64(STARTUP_RTT) + STARTUP_NOISE;
             self.queue_acks = if queue { self.queue_acks + 1 } else { 0 };
@@ -351,6 +356,7 @@ impl Congestion {
             }
             Phase::Drain => {
                 if self.phase_rounds >= LOW_ROUNDS {
+                    self.started_at = Some(now);
                     self.enter(Phase::Low);
                 }
             }
