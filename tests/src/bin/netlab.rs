@@ -10,18 +10,22 @@ use nix::unistd::Pid;
 use pangea_tests::netlab::{Change, Counters, Direction, Lab, Link, MTU_DEFAULT, Queue, Report, Settings, Side};
 
 const EXAMPLES: &str = "\
-VALUES are one for both directions, or FORTH/BACK: from A to B / from B to A. 'none' takes a rate, burst or mark away.
+VALUES are one for both directions, or FORTH/BACK: from A to B / from B to A. \
+'none' takes a rate, burst or mark away.
 
-COMMAND runs where you are, unless --in puts it into a namespace. Its environment has the names of the namespaces,
-NETLAB_A and NETLAB_B, for `ip netns exec`, and the addresses of the ends, NETLAB_ADDR_A and NETLAB_ADDR_B. Without a
-command the link stays until Ctrl-C. What both directions did is told on standard error at the end. The exit status is
-that of the command; 2 says that there was no link. Needs root.
+COMMAND runs where you are, unless --in puts it into a namespace. Its environment has the names of the namespaces, \
+NETLAB_A and NETLAB_B, for `ip netns exec`, and the addresses of the ends, NETLAB_ADDR_A and NETLAB_ADDR_B. \
+Without a command the link stays until Ctrl-C. At the end, what both directions did is told on standard error. \
+The exit status is that of the command; 2 also says that there was no link. Needs root.
 
 Examples:
-  netlab --rate-mbit 100 --delay-ms 25 --loss-pct 2 --in a -- sh -c 'ping -c 5 $NETLAB_ADDR_B'
-  netlab --rate-mbit 100/20 --delay-ms 10 -- sh -c 'ip netns exec $NETLAB_B iperf3 -s -1 -D; sleep 1;
-      ip netns exec $NETLAB_A iperf3 -c $NETLAB_ADDR_B'
-  netlab --rate-mbit 50 --delay-ms 20 --loss-pct 1 --burst 4 --at 5:loss-pct=10 --at 10:rate-mbit=5,loss-pct=0";
+  netlab --rate-mbit 100 --delay-ms 25 --loss-pct 2 --in a -- \\
+    sh -c 'ping -c 5 $NETLAB_ADDR_B'
+  netlab --rate-mbit 100/20 --delay-ms 10 -- sh -c '
+    ip netns exec $NETLAB_B iperf3 -s -1 -D; sleep 1
+    ip netns exec $NETLAB_A iperf3 -c $NETLAB_ADDR_B'
+  netlab --rate-mbit 50 --delay-ms 20 --loss-pct 1 --burst 4 \\
+    --at 5:loss-pct=10 --at 10:rate-mbit=5,loss-pct=0";
 
 /// Join two network namespaces by an emulated link, run a command, take all of it away
 #[derive(Parser)]

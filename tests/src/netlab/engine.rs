@@ -35,7 +35,7 @@ use super::pipe::{Departure, Nanos, Offer, Pipe};
 pub const TICK: Duration = Duration::from_micros(200);
 
 /// Waits that end with the first packet, a second.
-const EAGER_PER_S: f64 = 2000.0;
+const EAGER_PER_S: f64 = 1000.0;
 /// So many of them at once.
 const EAGER_MAX: f64 = 50.0;
 /// Packets taken from a device in one turn.
