@@ -6,10 +6,14 @@
 //! | `tests/bad_input.rs` | a clear error and nothing lost |
 //! | `tests/kills.rs` | `kill -9` of any process at any moment |
 //! | `tests/strangers.rs` | unknown and hostile peers |
+//! | `tests/netlab.rs` | the emulated link is what its settings say (needs root) |
 //! | `tests/tidy.rs` | rules that compilers do not check |
+//! | `src/netlab/` | a link of our choice between two network namespaces |
+//! | `src/bin/netlab.rs` | the same as a command |
 //! | `src/bin/bench.rs` | the figures of `docs/BENCHMARKS.md` |
 
 pub mod impostor;
+pub mod netlab;
 pub mod node;
 pub mod sample;
 
