@@ -20,10 +20,10 @@ use crate::net::connections::Connections;
 use crate::net::tls::Pins;
 use crate::store::Store;
 
-/// Chunk buffers for fetches, puts and reads: 40 MiB.
-pub const BUFFERS_MAX: usize = 160;
-/// Chunk buffers for answering peers: 24 MiB. Apart from the others, so that slow peers never hold up local work.
-pub const SERVE_BUFFERS_MAX: usize = 96;
+/// Chunk buffers for fetches, puts and reads: 56 MiB.
+pub const BUFFERS_MAX: usize = 224;
+/// Chunk buffers for answering peers: 32 MiB. Apart from the others, so that slow peers never hold up local work.
+pub const SERVE_BUFFERS_MAX: usize = 128;
 
 /// What a door's token opens.
 #[derive(Debug, Clone)]

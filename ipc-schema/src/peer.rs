@@ -13,8 +13,8 @@ use crate::ids::ContentId;
 
 /// Chaining values in one manifest page at most: 512 KiB.
 pub const MANIFEST_PAGE_MAX: u32 = 16_384;
-/// Chaining values that come with [`FoundHere`] at most: contents up to 64 MiB need not ask for their manifest.
-pub const MANIFEST_SHORT_MAX: usize = 256;
+/// Chaining values that come with [`FoundHere`] at most: contents up to 256 MiB need not ask for their manifest.
+pub const MANIFEST_SHORT_MAX: usize = 1024;
 /// Other holders told in one answer at most.
 pub const HOLDERS_MAX: usize = 16;
 

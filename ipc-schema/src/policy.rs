@@ -92,7 +92,7 @@ impl Default for Policy {
             fec_min_loss_bp: 20,
             congestion: CongestionLaw::Auto,
             store_quota_bytes: u64::MAX,
-            transfer_inflight_chunks: 64,
+            transfer_inflight_chunks: 96,
             transfer_jobs_max: 16,
             session_grace_s: 60,
             discovery_hearsay: true,
@@ -252,9 +252,9 @@ pub static KEYS: [Key; 10] = [
     },
     Key {
         name: "transfer.inflight_chunks",
-        takes: "a whole number from 1 to 64",
+        takes: "a whole number from 1 to 128",
         help: "Chunks that one worker has asked of one source and not yet got; each takes 256 KiB of memory.",
-        set: |policy, text| within(text, 1, 64).map(|value| policy.transfer_inflight_chunks = value),
+        set: |policy, text| within(text, 1, 128).map(|value| policy.transfer_inflight_chunks = value),
         print: |policy| policy.transfer_inflight_chunks.to_string(),
     },
     Key {

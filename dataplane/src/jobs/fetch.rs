@@ -89,9 +89,13 @@ async fn run(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sync: Option<LocalBoxFuture<'_, Result<(), StoreError>>> = None;
     let mut sync_due = false;
+    let mut whole = false;
     loop {
         driver.take_steps();
         let done = driver.fetch.is_done();
+        if done && !std::mem::replace(&mut whole, true) {
+            tracing::debug!(unsynced = content.unsynced(), "every chunk is here");
+        }
         let unsynced = content.unsynced();
         if sync.is_none() && unsynced > 0 && (done || sync_due || unsynced >= SYNC_CHUNKS) {
             sync_due = false;

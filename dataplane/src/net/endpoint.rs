@@ -20,8 +20,8 @@ use super::tls::{Identity, KeyError, Pins};
 pub const STREAMS_MAX: u32 = 128;
 /// Bytes that one stream may have under way: a chunk and its answer's head fit whole.
 const STREAM_WINDOW: u32 = 512 << 10;
-/// Bytes that one connection may have under way in a direction: 600 Mbit/s at 400 ms.
-pub const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Bytes that one connection may have under way in a direction: 600 Mbit/s at 600 ms.
+pub const CONNECTION_WINDOW: u32 = 48 << 20;
 /// Bytes of datagrams that wait to be sent; what is beyond waits in its sender. The transport sends datagrams before
 /// streams: this is as long as streams, and with them what was lost of them, have to wait at a time.
 const DATAGRAM_SEND_BYTES: usize = 128 << 10;

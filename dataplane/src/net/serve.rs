@@ -228,12 +228,11 @@ async fn answer(
             worker.counters.add(Id::RequestsServed, 1);
             worker.counters.add(Id::BytesServed, buffer.len() as u64);
             let len = u32::try_from(buffer.len()).map_err(gone)?;
-            path.limit_unsent();
             let priority = path.priority.get();
             path.priority.set(priority.checked_sub(1).unwrap_or(-1));
             let _ = send.set_priority(priority); // fails only when the peer has stopped the stream, as writing will
             send.write_all(&Answer::Stream { len }.to_bytes()).await.map_err(gone)?;
-            send.write_chunk(Bytes::from_owner(buffer)).await.map_err(gone)?;
+            path.write(&mut send, Bytes::from_owner(buffer)).await?;
             drop(turn);
             let _ = send.finish();
             Ok(())
@@ -248,6 +247,19 @@ async fn answer(
 }
 
 impl Path {
+    /// Gives a chunk to the transport, as it takes it.
+    async fn write(&self, send: &mut SendStream, chunk: Bytes) -> Result<(), ServeError> {
+        /// What the transport may hold follows the window, which in start-up doubles each round trip.
+        const FOLLOW: Duration = Duration::from_millis(10);
+        let mut write = std::pin::pin!(send.write_chunk(chunk));
+        loop {
+            self.limit_unsent();
+            if let Ok(written) = timeout(FOLLOW, &mut write).await {
+                return written.map_err(gone);
+            }
+        }
+    }
+
     /// Lets the transport hold little more than what is under way: what waits there would be sent out of turn, after
     /// symbols that were asked for later. What has arrived counts as held until all before it has, which on a lossy path
     /// takes the window that it was sent in, that of its repair, and often one more.

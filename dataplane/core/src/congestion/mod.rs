@@ -27,12 +27,12 @@ use rate::Sampler;
 
 /// Packets in the first window, before the round trip is known. RFC 6928 has ten; content delivery networks run 32.
 const INITIAL_PACKETS: u64 = 32;
-/// Bytes a second that a path is taken to carry as soon as its round trip is known: 20 Mbit/s, which is less than what
-/// today's access lines carry upstream. A rate, since a window says nothing without a round trip: it is 89 packets at
+/// Bytes a second that a path is taken to carry as soon as its round trip is known: 30 Mbit/s, which is about what
+/// today's access lines carry upstream. A rate, since a window says nothing without a round trip: it is 134 packets at
 /// 50 ms and fills a satellite path at once. Each doubling saves a round trip of start-up.
-const INITIAL_RATE: f64 = 20e6 / 8.0;
+const INITIAL_RATE: f64 = 30e6 / 8.0;
 /// First window at most, in packets: a round trip of seconds says more of a full queue than of a long path.
-const INITIAL_PACKETS_MAX: u64 = 640;
+const INITIAL_PACKETS_MAX: u64 = 512;
 /// The window never falls below this many packets: fewer would not get past a burst of losses.
 const MIN_PACKETS: u64 = 8;
 /// Bytes that each byte which arrived adds to the window in start-up: twice the window in a round (RFC 9002, 7.3.1).
@@ -357,7 +357,10 @@ impl Congestion {
             Phase::Drain => {
                 if self.phase_rounds >= LOW_ROUNDS {
                     self.started_at = Some(now);
-                    self.enter(Phase::Low);
+                    self.enter(Phase::Full);
+                    // Low rounds tell what the path loses: soon, but not while the transport still paces by the round
+                    // trips of start-up's queue, with which it would leave the path idle.
+                    self.phase_rounds = FULL_ROUNDS / 2;
                 }
             }
             Phase::Full => {

@@ -112,16 +112,18 @@ fn a_path_that_is_gone_is_started_on_again() {
 
 #[test]
 fn a_rival_that_fills_the_queue_and_this_one_leave_each_other_room() {
-    for (seed, (ours, theirs)) in (0..).zip([(0.0, 2.0), (2.0, 0.0)]) {
+    let mut least = f64::MAX;
+    for (seed, (ours, theirs)) in (0..).zip([(0.0, 2.0), (2.0, 0.0), (0.0, 0.0), (0.0, 5.0), (5.0, 0.0), (10.0, 0.0)]) {
         let flows = [(ours, Load::Endless), (theirs, Load::Rival)];
         let mut simulation = Simulation::new(PLAIN, &flows, seed, None);
-        simulation.run_until(5.0);
-        let shares = simulation.run_until(65.0);
+        simulation.run_until(10.0);
+        let shares = simulation.run_until(70.0);
         let (a, b) = (mbit(shares[0], 60.0), mbit(shares[1], 60.0));
         println!("{a} {b} queue {}", simulation.mean_queue());
-        assert!(a > 30.0 && b > 30.0, "{a} and {b}");
+        least = least.min(a.min(b));
         assert!(simulation.mean_queue() < 1.5);
     }
+    assert!(least > 25.0, "{least}");
 }
 
 #[test]
@@ -177,5 +179,20 @@ fn trace() {
             simulation.overflow(),
             simulation.mean_queue()
         );
+    }
+}
+
+#[test]
+#[ignore = "prints"]
+fn startup_print() {
+    for (link, seconds) in [(PLAIN, 1.0), (Link { loss: 0.05, ..PLAIN }, 1.0), (Link { mbit: 300.0, rtt_ms: 150.0, loss: 0.01, ..PLAIN }, 3.0), (Link { mbit: 20.0, rtt_ms: 300.0, loss: 0.03, ..PLAIN }, 3.0), (Link { mbit: 20.0, rtt_ms: 20.0, loss: 0.0, ..PLAIN }, 1.0), (Link { mbit: 1000.0, rtt_ms: 20.0, loss: 0.0, ..PLAIN }, 1.0)] {
+        let (mut s, mut o) = (0.0, 0.0);
+        for seed in 0..8 {
+            let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], seed, None);
+            let bytes = simulation.run_until(seconds)[0];
+            s += mbit(bytes, seconds) / (link.mbit * (1.0 - link.loss)) / 8.0;
+            o += simulation.overflow() / 8.0;
+        }
+        println!("{} Mbit {} ms {}: share of first {seconds} s {s:.3}, overflow {o:.3}", link.mbit, link.rtt_ms, link.loss);
     }
 }
