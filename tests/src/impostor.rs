@@ -263,7 +263,7 @@ async fn answer(
             let shape = ChunkShape::new(right.len(), usize::from(symbol_len))?;
             for block in 0..u8::try_from(shape.blocks())? {
                 for symbol in 0..u8::try_from(shape.block(usize::from(block)).unwrap().k)? {
-                    let header = SymbolHeader { transfer: request.transfer, block, symbol };
+                    let header = SymbolHeader { transfer: request.transfer, block, symbol, closing: false };
                     let datagram = [&header.to_bytes()[..], &wrong[..usize::from(symbol_len)]].concat();
                     connection.send_datagram_wait(datagram.into()).await?;
                 }

@@ -21,6 +21,11 @@ const REORDER_SHARE: u32 = 8;
 /// At least this long, as RFC 9002's timer granularity.
 const REORDER_MIN: Duration = Duration::from_millis(1);
 
+/// Round trips that the answer to a repair may take, which waits in the server's queue with other chunks…
+const ANSWER_RTTS: u32 = 2;
+/// …and at least this long: hosts have pauses of their own.
+const ANSWER_MIN: Duration = Duration::from_millis(20);
+
 /// What became of a symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -155,8 +160,8 @@ impl<M: ChunkMemory> Assembly<M> {
         self.shape
     }
 
-    /// Takes a symbol that came.
-    pub fn handle_symbol(&mut self, block: u8, symbol: u8, payload: &[u8], now: Instant) -> Outcome {
+    /// Takes a symbol that came. `closing`: it is among the last of those that the server sends now.
+    pub fn handle_symbol(&mut self, block: u8, symbol: u8, closing: bool, payload: &[u8], now: Instant) -> Outcome {
         self.tally.received += 1;
         let (index, symbol) = (usize::from(block), usize::from(symbol));
         let Some(state) = self.blocks.get_mut(index) else { return Outcome::Impossible };
@@ -188,14 +193,32 @@ impl<M: ChunkMemory> Assembly<M> {
                 }
             }
         };
-        // As long as symbols come, what is missing may be among the next.
-        let wait = if self.marked { self.reordering() } else { self.silence() };
-        self.ask_at = self.ask_at.max(now + wait);
+        if closing && !self.marked {
+            self.close(now);
+        } else if self.marked {
+            // As long as symbols come, what is missing may be among the next.
+            self.ask_at = self.ask_at.max(now + self.reordering());
+        } else if self.repairs == 0 {
+            self.ask_at = now + self.silence();
+        }
         outcome
     }
 
-    /// The server says that it has sent all it was asked for: what is missing now is lost, or was overtaken.
+    /// The server says on the stream that it has sent all it was asked for. That may be said late, so only the first time
+    /// is it known what it means.
     pub fn handle_mark(&mut self, now: Instant) {
+        if self.repairs == 0 && !self.marked {
+            self.close(now);
+        }
+    }
+
+    /// Symbols of a chunk that is sent after this one have come.
+    pub fn handle_overtaken(&mut self, now: Instant) {
+        self.handle_mark(now);
+    }
+
+    /// What is missing now is lost, or was overtaken.
+    fn close(&mut self, now: Instant) {
         self.marked = true;
         self.ask_at = now + self.reordering();
     }
@@ -221,9 +244,8 @@ impl<M: ChunkMemory> Assembly<M> {
             return Err(AssemblyError::GaveUp);
         }
         self.repairs += 1;
-        // The answer ends with another mark.
         self.marked = false;
-        self.ask_at = now + self.silence();
+        self.ask_at = now + self.answer_time();
         for (index, block) in (0..).zip(&self.blocks) {
             // As many as parity does not make up for; which ones does not matter, so the first.
             let lacking = block.missing().saturating_sub(block.parity.len());
@@ -268,6 +290,11 @@ impl<M: ChunkMemory> Assembly<M> {
 
     fn reordering(&self) -> Duration {
         (self.rtt / REORDER_SHARE).max(REORDER_MIN)
+    }
+
+    /// The answer to a repair that has not closed after this was lost, whole or at its end.
+    fn answer_time(&self) -> Duration {
+        (self.rtt * ANSWER_RTTS).max(ANSWER_MIN)
     }
 
     fn silence(&self) -> Duration {
@@ -316,7 +343,7 @@ mod tests {
                     }
                     Some(number) => codec.encode(shape, &data, block.into(), number..number + 1, &mut bytes).unwrap(),
                 }
-                assembly.handle_symbol(block, symbol, &bytes, now);
+                assembly.handle_symbol(block, symbol, false, &bytes, now);
             }
             assembly.handle_mark(now);
             assert_eq!(assembly.poll_repair(now), Ok(None), "overtaken symbols are waited for");
@@ -360,7 +387,7 @@ mod tests {
             let now = start();
             let mut assembly = Assembly::new(256 << 10, 1000, vec![0; 256 << 10], RTT, now).unwrap();
             for (block, symbol, len) in symbols {
-                assembly.handle_symbol(block, symbol, &vec![1; len], now);
+                assembly.handle_symbol(block, symbol, symbol > 200, &vec![1; len], now);
                 // Memory is bounded by the blocks' own sizes, however many symbols come.
                 prop_assert!(assembly.blocks.iter().all(|block| block.parity.len() <= block.k));
             }

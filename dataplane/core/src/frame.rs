@@ -309,6 +309,9 @@ pub struct SymbolHeader {
     pub block: u8,
     /// The symbol in its block: data first, then parity.
     pub symbol: u8,
+    /// It is among the last of those that are sent now: what does not come soon after it was lost. Said in more than one
+    /// of them, and with them, since a mark on the stream waits until there are no symbols to send.
+    pub closing: bool,
 }
 
 impl SymbolHeader {
@@ -316,7 +319,7 @@ impl SymbolHeader {
     #[must_use]
     pub fn to_bytes(self) -> [u8; SYMBOL_HEADER_LEN] {
         let mut out = Writer::<SYMBOL_HEADER_LEN>::new();
-        out.put(&[SYMBOL_KIND, self.block, self.symbol, 0]);
+        out.put(&[SYMBOL_KIND, self.block, self.symbol, u8::from(self.closing)]);
         out.put(&self.transfer.to_le_bytes());
         out.bytes
     }
@@ -332,8 +335,12 @@ impl SymbolHeader {
         let mut from = Reader(header);
         expect_kind(from.byte(), SYMBOL_KIND)?;
         let (block, number) = (from.byte(), from.byte());
-        let _reserved = from.byte();
-        Ok((Self { transfer: u32::from_le_bytes(from.take()), block, symbol: number }, symbol))
+        let closing = match from.byte() {
+            0 => false,
+            1 => true,
+            other => return Err(impossible("closing", other)),
+        };
+        Ok((Self { transfer: u32::from_le_bytes(from.take()), block, symbol: number, closing }, symbol))
     }
 }
 
@@ -420,7 +427,7 @@ mod tests {
         let repair = Repair { block: 3, missing };
         assert_eq!(Repair::parse(&repair.to_bytes()), Ok(repair));
         assert_eq!(repair.symbols().collect::<Vec<_>>(), [0, 2, 255]);
-        let header = SymbolHeader { transfer: 9, block: 1, symbol: 254 };
+        let header = SymbolHeader { transfer: 9, block: 1, symbol: 254, closing: true };
         let datagram = [&header.to_bytes()[..], b"symbol"].concat();
         assert_eq!(SymbolHeader::parse(&datagram), Ok((header, &b"symbol"[..])));
         assert_eq!(Mark::parse(Mark { sent: 77 }.to_bytes()), Mark { sent: 77 });

@@ -304,6 +304,7 @@ impl<'a> Driver<'a> {
         let now = Instant::now();
         match outcome {
             Ok((came, len, rtt)) => {
+                tracing::trace!(chunk, ?came, "a chunk came");
                 self.rtt = self.rtt.max(rtt);
                 self.note_came(now);
                 if self.fetch.handle_verified(source, chunk, now) {

@@ -144,13 +144,13 @@ pub async fn ask(
     };
     let (mut send, mut recv) = unstalled(&peer.quic, peer.quic.open_bi()).await?;
     send.write_all(&request.to_bytes()).await.map_err(broken)?;
-    let mut answer = [0; ANSWER_LEN];
-    let answered = tokio::select! {
-        read = unstalled(&peer.quic, recv.read_exact(&mut answer)) => read.map(|()| true)?,
-        () = transfer.ready() => false,
-        () = ask_twice(peer, request) => false,
+    let mut said = Said::default();
+    let answer = tokio::select! {
+        answer = unstalled(&peer.quic, said.answer(&mut recv)) => Some(answer?),
+        () = transfer.begun() => None,
+        () = ask_twice(peer, request) => None,
     };
-    if answered {
+    if let Some(answer) = answer {
         match Answer::parse(&answer)? {
             Answer::Refused(refusal) => return Err(AskError::Refused(refusal)),
             Answer::Stream { len } | Answer::Fec { len, .. } if len != expected => {
@@ -164,14 +164,52 @@ pub async fn ask(
                 if !transfer.begin(usize::from(symbol_len))? {
                     return Err(AskError::BothWays);
                 }
-                gather(&peer.quic, &transfer, &mut send, &mut recv).await?;
             }
         }
     }
+    gather(&peer.quic, &transfer, &mut said, &mut send, &mut recv).await?;
     let _ = send.finish(); // the server stops waiting for repairs; if it has gone, all the better
     let (mut memory, range, tally) = transfer.take()?.finish(&mut codec.borrow_mut())?;
     memory.set_len(range.len());
     Ok((memory, Came::BySymbols(tally)))
+}
+
+/// What the server says on the stream of a transfer: an answer, and marks. Reading may be given up and taken up again.
+#[derive(Default)]
+struct Said {
+    bytes: [u8; ANSWER_LEN],
+    filled: usize,
+    answered: bool,
+}
+
+impl Said {
+    /// Reads until `len` bytes are here.
+    async fn read(&mut self, recv: &mut quinn::RecvStream, len: usize) -> Result<(), AskError> {
+        while self.filled < len {
+            let space = self.bytes.get_mut(self.filled..len).unwrap_or_default();
+            let ended = || AskError::Broken("the server gave up".to_owned());
+            self.filled += recv.read(space).await.map_err(broken)?.ok_or_else(ended)?;
+        }
+        self.filled = 0;
+        Ok(())
+    }
+
+    async fn answer(&mut self, recv: &mut quinn::RecvStream) -> Result<[u8; ANSWER_LEN], AskError> {
+        self.read(recv, ANSWER_LEN).await?;
+        self.answered = true;
+        Ok(self.bytes)
+    }
+
+    /// Returns when there is a mark. The symbols have said what an answer before it says.
+    async fn mark(&mut self, recv: &mut quinn::RecvStream) -> Result<(), AskError> {
+        if !self.answered {
+            match Answer::parse(&self.answer(recv).await?)? {
+                Answer::Fec { .. } => {}
+                Answer::Stream { .. } | Answer::Refused(_) => return Err(AskError::BothWays),
+            }
+        }
+        self.read(recv, MARK_LEN).await
+    }
 }
 
 /// On a path that loses packets, sends a request that nothing hides the loss of once more, as a datagram: QUIC would miss
@@ -215,12 +253,11 @@ async fn read_chunk(
 async fn gather(
     quic: &quinn::Connection,
     transfer: &Transfer,
+    said: &mut Said,
     send: &mut quinn::SendStream,
     recv: &mut quinn::RecvStream,
 ) -> Result<(), AskError> {
     let gone = || AskError::Assembly(AssemblyError::GaveUp);
-    let mut mark = [0; MARK_LEN];
-    let mut marked = 0;
     loop {
         if transfer.with(|assembly| assembly.is_ready()).ok_or_else(gone)? {
             return Ok(());
@@ -231,18 +268,11 @@ async fn gather(
         }
         let ask_at = transfer.with(|assembly| assembly.poll_timeout()).ok_or_else(gone)?;
         tokio::select! {
-            () = transfer.ready() => {}
+            () = transfer.news() => {}
             () = tokio::time::sleep_until(ask_at.into()) => {}
-            // Reading is interrupted and taken up again where it stood, since `marked` remembers.
-            read = recv.read(mark.get_mut(marked..).unwrap_or_default()) => match read.map_err(broken)? {
-                None => return Err(AskError::Broken("the server gave up".to_owned())),
-                Some(more) => {
-                    marked += more;
-                    if marked == MARK_LEN {
-                        marked = 0;
-                        transfer.with(|assembly| assembly.handle_mark(Instant::now()));
-                    }
-                }
+            marked = said.mark(recv) => {
+                marked?;
+                transfer.with(|assembly| assembly.handle_mark(Instant::now()));
             }
         }
     }

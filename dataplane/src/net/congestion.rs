@@ -96,7 +96,6 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 /// Makes the controllers of a worker's connections.
 #[derive(Debug, Clone)]
 pub struct Factory {
@@ -197,17 +196,6 @@ impl Controller for PathController {
             cubic.on_end_acks(now, in_flight, app_limited, largest);
         }
         self.view.publish(&self.model, self.window());
-        // TEMPTRACE
-        if std::env::var_os("PTRACE").is_some() {
-            eprintln!(
-                "TT {:.4} w {} fl {} idle {} {}",
-                START.elapsed().as_secs_f64(),
-                self.window(),
-                in_flight,
-                app_limited,
-                self.model.describe()
-            );
-        }
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {

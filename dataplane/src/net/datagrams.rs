@@ -33,6 +33,8 @@ struct Table {
     refused: Cell<u64>,
     /// When the last symbol came.
     symbol_at: Cell<Option<Instant>>,
+    /// The newest transfer of which a symbol has come.
+    newest: Cell<Option<u32>>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,7 @@ impl Table {
         let Some(entry) = transfers.get_mut(&header.transfer) else { return self.refuse() };
         if let State::Expected(len, _) = entry.state {
             // The first symbol tells how the chunk is cut: the answer may come later.
+            entry.symbol_came.notify_one();
             if ChunkShape::new(len, symbol.len()).is_err()
                 || begin(&mut transfers, header.transfer, symbol.len(), now).is_err()
             {
@@ -106,18 +109,35 @@ impl Table {
         else {
             return self.refuse();
         };
-        if assembly.handle_symbol(header.block, header.symbol, symbol, now) == Outcome::Impossible {
+        if assembly.handle_symbol(header.block, header.symbol, header.closing, symbol, now) == Outcome::Impossible {
             self.refuse();
         }
         self.symbol_at.set(Some(now));
-        if assembly.is_ready() {
+        if assembly.is_ready() || header.closing {
             symbol_came.notify_one();
+        }
+        // The server sends one chunk after another: a first symbol closes those before it.
+        if self.newest.get().is_none_or(|newest| is_newer(header.transfer, newest)) {
+            self.newest.set(Some(header.transfer));
+            for (number, entry) in transfers.iter_mut() {
+                if let State::Running(assembly) = &mut entry.state
+                    && is_newer(header.transfer, *number)
+                {
+                    assembly.handle_overtaken(now);
+                    entry.symbol_came.notify_one();
+                }
+            }
         }
     }
 
     fn refuse(&self) {
         self.refused.set(self.refused.get() + 1);
     }
+}
+
+/// Whether transfer `a` was begun after `b`; numbers wrap.
+fn is_newer(a: u32, b: u32) -> bool {
+    a != b && a.wrapping_sub(b) < u32::MAX / 2
 }
 
 /// From now on symbols of this length go into an assembly.
@@ -173,8 +193,15 @@ impl Transfer {
         }
     }
 
-    /// Returns when enough symbols may be here.
-    pub async fn ready(&self) {
+    /// Returns when the first symbol has come.
+    pub async fn begun(&self) {
+        while self.with(|_| ()).is_none() {
+            self.news().await;
+        }
+    }
+
+    /// Returns when enough symbols may be here, or when it may be time to ask for more.
+    pub async fn news(&self) {
         self.symbol_came.notified().await;
     }
 

@@ -37,6 +37,8 @@ const REPAIR_TIME: Duration = Duration::from_secs(30);
 /// Symbols sent for one chunk at most, as a multiple of its own: nobody draws more bandwidth by claiming losses.
 const SYMBOLS_FACTOR_MAX: usize = 8;
 
+/// Symbols at the end of those that are sent at once that say so: a burst of losses seldom takes all.
+const CLOSING: usize = 4;
 /// Transfers remembered as begun, so that the copy of a request is served once: as many as there can be streams, twice.
 const BEGUN_MAX: usize = 256;
 /// Transfers begun by a copy that wait for their stream at most; further ones wait for it unserved.
@@ -260,16 +262,14 @@ impl Path {
         }
     }
 
-    /// Lets the transport hold little more than what is under way: what waits there would be sent out of turn, after
-    /// symbols that were asked for later. What has arrived counts as held until all before it has, which on a lossy path
-    /// takes the window that it was sent in, that of its repair, and often one more.
+    /// Lets the transport hold a few windows only: what waits there goes out after the symbols of chunks that were asked
+    /// for later. What has arrived counts as held until all before it has, which on a lossy path takes the window that it
+    /// was sent in, that of its repair, and often one more.
     fn limit_unsent(&self) {
         const WINDOWS: u64 = 4;
         /// Two chunks, so that there is always something to send.
         const UNSENT: u64 = 512 << 10;
-        // On a path without loss nothing goes as symbols.
-        let lossy = self.view.loss().share > 0.0;
-        let limit = if lossy { self.view.window() * WINDOWS + UNSENT } else { u64::MAX };
+        let limit = self.view.window() * WINDOWS + UNSENT;
         self.connection.set_send_window(limit.min(CONNECTION_WINDOW.into()));
     }
 }
@@ -338,8 +338,9 @@ impl Symbols {
         let order = spread::order(self.shape, |k| parity.count(k));
         // One allocation for the datagrams of the chunk.
         let mut memory = BytesMut::with_capacity(order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len()));
-        for (block, symbol) in order {
-            self.send(&mut memory, block, symbol, &rows).await?;
+        let closing_from = order.len().saturating_sub(CLOSING);
+        for (place, (block, symbol)) in order.into_iter().enumerate() {
+            self.send(&mut memory, block, symbol, place >= closing_from, &rows).await?;
         }
         Ok(())
     }
@@ -358,7 +359,8 @@ impl Symbols {
             timeout(REPAIR_TIME, recv.read_exact(&mut bytes)).await.map_err(gone)?.map_err(gone)?;
             let repair = Repair::parse(&bytes).map_err(|error| ServeError::Protocol(error.to_string()))?;
             let mut memory = BytesMut::new();
-            for symbol in repair.symbols() {
+            let closing_from = repair.symbols().count().saturating_sub(CLOSING);
+            for (place, symbol) in repair.symbols().enumerate() {
                 // Only data symbols can be asked for again.
                 let there = self.shape.bytes(usize::from(repair.block), symbol).is_some();
                 let symbol = u8::try_from(symbol).ok().filter(|_| there);
@@ -367,7 +369,7 @@ impl Symbols {
                 if self.sent >= limit {
                     return Err(ServeError::Protocol("symbols were asked for too often".into()));
                 }
-                self.send(&mut memory, repair.block, symbol, &[]).await?;
+                self.send(&mut memory, repair.block, symbol, place >= closing_from, &[]).await?;
                 self.worker.counters.add(Id::SymbolsSentAgain, 1);
             }
         }
@@ -393,11 +395,12 @@ impl Symbols {
         memory: &mut BytesMut,
         block: u8,
         symbol: u8,
+        closing: bool,
         parity: &[Vec<u8>],
     ) -> Result<(), ServeError> {
         let (index, number) = (usize::from(block), usize::from(symbol));
         let symbol_len = self.shape.symbol_len();
-        let header = SymbolHeader { transfer: self.transfer, block, symbol };
+        let header = SymbolHeader { transfer: self.transfer, block, symbol, closing };
         memory.extend_from_slice(&header.to_bytes());
         match self.shape.bytes(index, number) {
             Some(bytes) => memory.extend_from_slice(self.chunk.as_ref().get(bytes).unwrap_or_default()),

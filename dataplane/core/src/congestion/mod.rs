@@ -232,20 +232,6 @@ impl Congestion {
         Loss { share: self.rounds.loss(), dispersion: self.windows.dispersion() }
     }
 
-    /// TEMPTRACE
-    #[must_use]
-    pub fn describe(&self) -> String {
-        format!(
-            "{:?} rate {:.1} rtt {:?} gain {:.2} loss {:.4} d {:.1} phase_rtt {:?}",
-            self.phase,
-            self.rate() * 8e-6,
-            self.rtt.shortest,
-            self.full_gain,
-            self.loss().share,
-            self.loss().dispersion,
-            self.rtt.of_phase
-        )
-    }
     /// The path takes larger packets, or only smaller ones.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = u64::from(mtu).max(1);

@@ -71,7 +71,6 @@ fn two_flows_share_a_link() {
         let shares = simulation.run_until(second + 30.0);
         let (a, b) = (shares[0] as f64, shares[1] as f64);
         let jain = (a + b).powi(2) / (2.0 * (a * a + b * b));
-        println!("second at {second} s: {a} and {b}: {jain}, queue {}", simulation.mean_queue());
         assert!(jain > 0.95, "second at {second} s: {a} and {b}: {jain}");
         assert!(mbit(shares[0] + shares[1], 10.0) > 92.0);
         assert!(simulation.mean_queue() < 1.0, "{}", simulation.mean_queue());
@@ -119,7 +118,6 @@ fn a_rival_that_fills_the_queue_and_this_one_leave_each_other_room() {
         simulation.run_until(10.0);
         let shares = simulation.run_until(70.0);
         let (a, b) = (mbit(shares[0], 60.0), mbit(shares[1], 60.0));
-        println!("{a} {b} queue {}", simulation.mean_queue());
         least = least.min(a.min(b));
         assert!(simulation.mean_queue() < 1.5);
     }
@@ -135,64 +133,9 @@ fn objects_one_after_another_learn_the_rate_and_the_loss() {
         let mut took = simulation.took(0).iter().copied().skip(20).collect::<Vec<_>>();
         took.sort_by(f64::total_cmp);
         let control = simulation.control(0);
-        println!(
-            "loss {loss} burst {burst}: median {:.4} s of {}, shown {:?}, window {}",
-            took[took.len() / 2],
-            took.len(),
-            control.loss(),
-            control.window()
-        );
         // 218 packets take 24 ms on the link, and 25 ms to the other side.
         assert!(took[took.len() / 2] < 0.056, "{took:?}");
         assert!((control.loss().share - loss).abs() < 0.025);
         assert!(loss > 0.0 || control.loss().share == 0.0);
-    }
-}
-
-#[test]
-#[ignore = "prints"]
-fn trace() {
-    let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
-    let link = Link {
-        mbit: get("MBIT", 300.0),
-        rtt_ms: get("RTT", 150.0),
-        loss: get("LOSS", 0.01),
-        burst: get("BURST", 1.0),
-        queue: get("QUEUE", 1.0),
-    };
-    let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], get("SEED", 1.0) as u64, None);
-    let step = link.rtt_ms / 1e3;
-    for n in 1..=get("STEPS", 30.0) as u32 {
-        let bytes = simulation.run_until(f64::from(n) * step)[0];
-        let c = simulation.control(0);
-        println!(
-            "{:5.2} {:7.1} Mbit/s  rate {:7.1} window {:8} ({:4.2} bdp) {:?} gain {:.2} loss {:.3} rtt {:?} overflow {:.3} queue {:.2}",
-            f64::from(n) * step,
-            mbit(bytes, step),
-            c.rate() * 8.0 / 1e6,
-            c.window(),
-            c.window() as f64 / (link.mbit * 1e3 / 8.0 * link.rtt_ms),
-            c.phase,
-            c.full_gain,
-            c.loss().share,
-            c.rtt(),
-            simulation.overflow(),
-            simulation.mean_queue()
-        );
-    }
-}
-
-#[test]
-#[ignore = "prints"]
-fn startup_print() {
-    for (link, seconds) in [(PLAIN, 1.0), (Link { loss: 0.05, ..PLAIN }, 1.0), (Link { mbit: 300.0, rtt_ms: 150.0, loss: 0.01, ..PLAIN }, 3.0), (Link { mbit: 20.0, rtt_ms: 300.0, loss: 0.03, ..PLAIN }, 3.0), (Link { mbit: 20.0, rtt_ms: 20.0, loss: 0.0, ..PLAIN }, 1.0), (Link { mbit: 1000.0, rtt_ms: 20.0, loss: 0.0, ..PLAIN }, 1.0)] {
-        let (mut s, mut o) = (0.0, 0.0);
-        for seed in 0..8 {
-            let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], seed, None);
-            let bytes = simulation.run_until(seconds)[0];
-            s += mbit(bytes, seconds) / (link.mbit * (1.0 - link.loss)) / 8.0;
-            o += simulation.overflow() / 8.0;
-        }
-        println!("{} Mbit {} ms {}: share of first {seconds} s {s:.3}, overflow {o:.3}", link.mbit, link.rtt_ms, link.loss);
     }
 }
