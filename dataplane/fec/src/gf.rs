@@ -30,6 +30,7 @@ impl<T: Copy> ByFactor<T> {
 }
 
 /// For each factor its products with 0..16, then its products with 16 times 0..16: what byte shuffles look up.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
 pub(crate) static NIBBLES: ByFactor<[[u8; 16]; 2]> = ByFactor(nibble_table());
 
 /// For each factor its products with 1, 2, 4 .. 128, the first in the lowest byte.
@@ -37,6 +38,7 @@ pub(crate) static PLANES: ByFactor<u64> = ByFactor(plane_table());
 
 /// For each factor its multiplication as a matrix of bits, as `gf2p8affineqb` wants it: the row that makes bit `i` of
 /// the product is byte 7 - `i`.
+#[cfg(any(target_arch = "x86_64", test))]
 pub(crate) static AFFINE: ByFactor<u64> = ByFactor(affine_table());
 
 /// The product of two elements, bit by bit; for making tables and for checking kernels.
@@ -76,6 +78,7 @@ const fn log_table() -> [u8; 256] {
     table
 }
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
 const fn nibble_table() -> [[[u8; 16]; 2]; 256] {
     let mut table = [[[0; 16]; 2]; 256];
     let mut factor = 0;
@@ -105,6 +108,7 @@ const fn plane_table() -> [u64; 256] {
     table
 }
 
+#[cfg(any(target_arch = "x86_64", test))]
 const fn affine_table() -> [u64; 256] {
     let planes = plane_table();
     let mut table = [0; 256];
