@@ -23,6 +23,7 @@ unsafe impl Lanes for Ymm {
     /// The products with either.
     type Factor = (__m256i, __m256i);
     const WIDTH: usize = 32;
+    const PAIRS: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx2")]

@@ -29,6 +29,7 @@ unsafe impl Lanes for Zmm {
     type Source = __m512i;
     type Factor = __m512i;
     const WIDTH: usize = 64;
+    const PAIRS: bool = true;
 
     #[inline]
     #[target_feature(enable = "gfni,avx512f")]
@@ -80,6 +81,7 @@ unsafe impl Lanes for Ymm {
     type Source = __m256i;
     type Factor = __m256i;
     const WIDTH: usize = 32;
+    const PAIRS: bool = true;
 
     #[inline]
     #[target_feature(enable = "gfni,avx2")]

@@ -1,7 +1,7 @@
 //! The one operation that takes time: a matrix times the symbols of a block, by what the CPU has for it.
 //!
-//! Each kernel is a set of [`tile::Lanes`], the loop around them is the same for all ([`tile`]). The program is compiled
-//! for any CPU of its architecture; which kernel runs is decided once for each codec.
+//! Each kernel is some `Lanes`, the loop around them (`tile`) is the same for all. The program is compiled for any
+//! CPU of its architecture; which kernel runs is decided once for each codec.
 
 mod scalar;
 mod tile;

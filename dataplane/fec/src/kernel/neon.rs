@@ -23,6 +23,7 @@ unsafe impl Lanes for Quad {
     /// The products with either.
     type Factor = (uint8x16_t, uint8x16_t);
     const WIDTH: usize = 16;
+    const PAIRS: bool = true;
 
     #[inline]
     #[target_feature(enable = "neon")]

@@ -23,6 +23,7 @@ unsafe impl Lanes for Xmm {
     /// The products with either.
     type Factor = (__m128i, __m128i);
     const WIDTH: usize = 16;
+    const PAIRS: bool = false;
 
     #[inline]
     #[target_feature(enable = "ssse3")]

@@ -39,6 +39,8 @@ pub(super) unsafe trait Lanes {
 
     /// Bytes in a vector.
     const WIDTH: usize;
+    /// There are registers enough for two sources at a time.
+    const PAIRS: bool;
 
     unsafe fn zero() -> Self::Sum;
     unsafe fn load(from: *const u8) -> Self::Source;
@@ -123,7 +125,7 @@ unsafe fn tile<L: Lanes, const ROWS: usize, const VECTORS: usize>(job: Job<'_>, 
     let zero = unsafe { L::zero() };
     let mut sums = [[zero; VECTORS]; ROWS];
     let mut column = job.matrix.bytes.as_ptr();
-    let (pairs, single) = job.sources.as_chunks::<2>();
+    let (pairs, single) = if L::PAIRS { job.sources.as_chunks::<2>() } else { (&[][..], job.sources) };
     for [first, second] in pairs {
         debug_assert!(first.len() == job.len && second.len() == job.len);
         // SAFETY: sources go on for so many vectors from `at`.
@@ -155,6 +157,7 @@ unsafe fn tile<L: Lanes, const ROWS: usize, const VECTORS: usize>(job: Job<'_>, 
                 *sum = unsafe { L::add_product(*sum, factor, source) };
             }
         }
+        column = column.wrapping_add(job.matrix.stride);
     }
     for (output, sums) in outputs.iter_mut().zip(sums) {
         debug_assert_eq!(output.len(), job.len);
