@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use pangea_fec::{ChunkShape, Codec, FecError, ShapeError};
+use pangea_fec::{ChunkShape, Codec, FecError, SYMBOLS_MAX, ShapeError};
 
 use crate::frame::Repair;
 
@@ -165,7 +165,7 @@ impl<M: ChunkMemory> Assembly<M> {
         self.tally.received += 1;
         let (index, symbol) = (usize::from(block), usize::from(symbol));
         let Some(state) = self.blocks.get_mut(index) else { return Outcome::Impossible };
-        if payload.len() != self.shape.symbol_len() {
+        if payload.len() != self.shape.symbol_len() || symbol >= SYMBOLS_MAX {
             return Outcome::Impossible;
         }
         let outcome = match symbol.checked_sub(state.k) {
@@ -323,7 +323,8 @@ mod tests {
     /// A server and a lossy path by the numbers: what is sent, and what of it arrives.
     fn transfer(len: usize, parity: usize, lose: impl Fn(u64) -> bool) -> (Vec<u8>, Tally) {
         let data = chunk(len);
-        let (mut codec, mut now) = (Codec::new(), start());
+        // Sent by an independent codec, received by ours.
+        let (mut codec, mut now) = (Codec::reference(), start());
         let shape = ChunkShape::new(len, 1000).unwrap();
         let mut assembly = Assembly::new(len, 1000, vec![0; len], RTT, now).unwrap();
         let mut to_send = order(shape, |_| parity);
@@ -352,7 +353,7 @@ mod tests {
                 to_send.extend(repair.symbols().map(|symbol| (repair.block, symbol as u8)));
             }
         }
-        let (memory, range, tally) = assembly.finish(&mut codec).unwrap();
+        let (memory, range, tally) = assembly.finish(&mut Codec::new()).unwrap();
         assert_eq!(memory[range], data);
         (memory, tally)
     }
@@ -392,6 +393,22 @@ mod tests {
                 prop_assert!(assembly.blocks.iter().all(|block| block.parity.len() <= block.k));
             }
         }
+    }
+
+    #[test]
+    fn a_symbol_beyond_the_last_is_not_kept() {
+        // There are 255 symbols in a block, and a byte for their number: a stranger who sent the 256th would have its
+        // chunk refused by the codec at the very end.
+        let (data, now) = (chunk(5000), start());
+        let mut assembly = Assembly::new(5000, 1000, vec![0; 5000], RTT, now).unwrap();
+        for symbol in 0..4 {
+            let payload = &data[usize::from(symbol) * 1000..][..1000];
+            assert_eq!(assembly.handle_symbol(0, symbol, payload, now), Outcome::Kept);
+        }
+        assert_eq!(assembly.handle_symbol(0, 255, &[0; 1000], now), Outcome::Impossible);
+        assert!(!assembly.is_ready());
+        assert_eq!(assembly.handle_symbol(0, 254, &[0; 1000], now), Outcome::Kept);
+        assert!(assembly.finish(&mut Codec::new()).is_ok());
     }
 
     #[test]

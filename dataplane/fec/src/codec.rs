@@ -1,18 +1,15 @@
-//! The codec: parity out of data, missing data out of parity.
+//! The codec: parity out of data, missing data out of parity, both straight from and into the chunk.
 //!
-//! This one is `reed-solomon-erasure`: slow when a loss pattern is new (it inverts k x k), right everywhere. A faster
-//! kernel takes its place behind the same three calls.
+//! Either is one pass of a matrix over symbols ([`crate::matrix`] makes it, a [`Kernel`] multiplies): for parity, over
+//! the data symbols; for missing data, over the data symbols that are here and as many parity symbols as are missing.
 
-use std::collections::VecDeque;
 use std::ops::Range;
-use std::rc::Rc;
 
-use reed_solomon_erasure::galois_8::ReedSolomon;
-
-use crate::shape::ChunkShape;
-
-/// Code matrices kept at most: a few block sizes times a few parity counts are in use at once.
-const CODES_MAX: usize = 32;
+use crate::kernel::Kernel;
+use crate::list::List;
+use crate::matrix::Code;
+use crate::reference::Reference;
+use crate::shape::{ChunkShape, K_MAX, SYMBOLS_MAX};
 
 /// Why symbols are not made or rebuilt.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -22,7 +19,7 @@ pub enum FecError {
     NoSuchSymbol {
         /// The block.
         block: usize,
-        /// The symbol.
+        /// The symbol: parity symbol `j` of a block with `k` data symbols is `k + j`.
         symbol: usize,
     },
     /// A buffer has the wrong length.
@@ -43,22 +40,64 @@ pub enum FecError {
         /// Symbols needed.
         need: usize,
     },
-    /// The code says no where it must not: a fault of this program.
+    /// The same parity symbol is there twice.
+    #[error("symbol {symbol} of block {block} was given twice")]
+    Twice {
+        /// The block.
+        block: usize,
+        /// The symbol.
+        symbol: usize,
+    },
+    /// The reference code says no where it must not: a fault of this program.
     #[error("the code failed: {0}")]
     Code(reed_solomon_erasure::Error),
 }
 
-/// Makes parity and rebuilds data. Keeps the code matrices that it used last.
-#[derive(Debug, Default)]
+/// Makes parity and rebuilds data. Keeps the codes and the memory that it used, so that it allocates nothing once every
+/// block size was seen: at most 2.5 MB of coefficients and two symbols.
+#[derive(Debug)]
 pub struct Codec {
-    codes: VecDeque<((usize, usize), Rc<ReedSolomon>)>,
+    path: Path,
+    /// The last data symbol of a chunk, padded with zeros.
+    padded: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Path {
+    Own {
+        kernel: Kernel,
+        /// By k - 1; each is made when first needed.
+        codes: Vec<Option<Box<Code>>>,
+        /// Coefficients of the pass that runs.
+        space: Vec<u8>,
+    },
+    Reference(Reference),
+}
+
+impl Default for Codec {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Codec {
-    /// A codec that has not computed anything yet.
+    /// A codec with the fastest kernel that this CPU has.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::with_kernel(Kernel::best())
+    }
+
+    /// A codec with a certain kernel.
+    #[must_use]
+    pub fn with_kernel(kernel: Kernel) -> Self {
+        Self { path: Path::Own { kernel, codes: Vec::new(), space: Vec::new() }, padded: Vec::new() }
+    }
+
+    /// The same by the crate `reed-solomon-erasure`: slow, and independent of everything in this one. For tests and
+    /// benchmarks, as a peer whose symbols must be the same.
+    #[must_use]
+    pub fn reference() -> Self {
+        Self { path: Path::Reference(Reference::default()), padded: Vec::new() }
     }
 
     /// Writes the parity symbols `parity` of a block, one after another, to `out` (`parity.len() * symbol_len` bytes).
@@ -75,28 +114,38 @@ impl Codec {
     ) -> Result<(), FecError> {
         let symbol_len = shape.symbol_len();
         expect_len(chunk.len(), shape.chunk_len())?;
-        expect_len(out.len(), parity.len() * symbol_len)?;
         let k = shape.block(block).ok_or(FecError::NoSuchSymbol { block, symbol: 0 })?;
         if parity.end > k.parity_max() {
-            return Err(FecError::NoSuchSymbol { block, symbol: k.k + parity.end });
+            return Err(FecError::NoSuchSymbol { block, symbol: k.k.saturating_add(parity.end) });
         }
+        expect_len(out.len(), parity.len() * symbol_len)?;
         if parity.is_empty() {
             return Ok(());
         }
-        let data = padded_block(shape, chunk, block, k.k);
-        let data: Vec<&[u8]> = data.chunks(symbol_len).collect();
-        let mut all = vec![0; parity.end * symbol_len];
-        let mut rows: Vec<&mut [u8]> = all.chunks_mut(symbol_len).collect();
-        self.code(k.k, parity.end)?.encode_sep(&data, &mut rows).map_err(FecError::Code)?;
-        out.copy_from_slice(all.get(parity.start * symbol_len..).unwrap_or_default());
-        Ok(())
+        let mut sources = List::<&[u8], K_MAX>::new();
+        let mut padded = Some(&mut self.padded);
+        for bytes in chunk.get(block_bytes(shape, block, k.k)).unwrap_or_default().chunks(symbol_len) {
+            let padding = padded.take_if(|_| bytes.len() < symbol_len);
+            sources.push(padding.map_or(bytes, |padding| pad(padding, bytes, symbol_len)));
+        }
+        let mut outputs = List::<&mut [u8], SYMBOLS_MAX>::new();
+        out.chunks_exact_mut(symbol_len).for_each(|output| outputs.push(output));
+        match &mut self.path {
+            Path::Own { kernel, codes, .. } => {
+                kernel.multiply(code(codes, k.k).parity(parity.start), sources.all(), outputs.all_mut());
+                Ok(())
+            }
+            Path::Reference(reference) => reference.encode(sources.all(), parity.start, outputs.all_mut()),
+        }
     }
 
     /// Rebuilds the missing data symbols of a block in place. `have(symbol)` tells which data symbols are in `chunk`;
-    /// `parity` holds parity symbols by number. Says how many were rebuilt; does nothing when none is missing.
+    /// `parity` holds parity symbols by number, in any order and any number. Says how many were rebuilt; does nothing,
+    /// and looks at no parity, when none is missing.
     ///
     /// # Errors
-    /// [`FecError::TooFew`], or when a buffer has the wrong length.
+    /// [`FecError::TooFew`], or when a buffer has the wrong length or a parity symbol cannot be or is given twice. The
+    /// chunk is then as it was.
     pub fn rebuild(
         &mut self,
         shape: ChunkShape,
@@ -108,48 +157,55 @@ impl Codec {
         let symbol_len = shape.symbol_len();
         expect_len(chunk.len(), shape.chunk_len())?;
         let k = shape.block(block).ok_or(FecError::NoSuchSymbol { block, symbol: 0 })?.k;
-        let missing: Vec<usize> = (0..k).filter(|symbol| !have(*symbol)).collect();
-        if missing.is_empty() {
+        let mut lost = List::<usize, K_MAX>::new();
+        (0..k).filter(|symbol| !have(*symbol)).for_each(|symbol| lost.push(symbol));
+        let missing = lost.all().len();
+        if missing == 0 {
             return Ok(0);
         }
-        let usable = parity.get(..missing.len()).ok_or(FecError::TooFew {
-            block,
-            have: k - missing.len() + parity.len(),
-            need: k,
-        })?;
-        let rows = usable.iter().map(|(number, _)| number + 1).max().unwrap_or(1);
-        let code = self.code(k, rows)?;
-        let data = padded_block(shape, chunk, block, k);
-        let mut shards: Vec<Option<Vec<u8>>> =
-            data.chunks(symbol_len).enumerate().map(|(at, bytes)| have(at).then(|| bytes.to_vec())).collect();
-        shards.resize(k + rows, None);
-        for (number, bytes) in usable {
-            expect_len(bytes.len(), symbol_len)?;
-            if let Some(shard) = shards.get_mut(k + number) {
-                *shard = Some(bytes.to_vec());
-            }
-        }
-        code.reconstruct_data(&mut shards).map_err(FecError::Code)?;
-        for symbol in &missing {
-            let bytes = shape.bytes(block, *symbol).unwrap_or_default();
-            let rebuilt = shards.get(*symbol).and_then(Option::as_ref).and_then(|shard| shard.get(..bytes.len()));
-            if let (Some(to), Some(from)) = (chunk.get_mut(bytes), rebuilt) {
-                to.copy_from_slice(from);
-            }
-        }
-        Ok(missing.len())
-    }
+        check_parity(shape, block, k, parity)?;
+        let too_few = FecError::TooFew { block, have: k - missing + parity.len(), need: k };
+        let parity = parity.get(..missing).ok_or(too_few)?;
 
-    fn code(&mut self, k: usize, m: usize) -> Result<Rc<ReedSolomon>, FecError> {
-        let found = self.codes.iter().position(|(shape, _)| *shape == (k, m)).and_then(|at| self.codes.remove(at));
-        let entry = match found {
-            Some(entry) => entry,
-            None => ((k, m), Rc::new(ReedSolomon::new(k, m).map_err(FecError::Code)?)),
-        };
-        let code = Rc::clone(&entry.1);
-        self.codes.truncate(CODES_MAX - 1);
-        self.codes.push_front(entry);
-        Ok(code)
+        let mut sources = List::<&[u8], K_MAX>::new();
+        let mut outputs = List::<&mut [u8], K_MAX>::new();
+        // The chunk's last symbol may be short: then its padded copy takes part for it.
+        let mut short_output = None;
+        let mut padded = Some(&mut self.padded);
+        let symbols = chunk.get_mut(block_bytes(shape, block, k)).unwrap_or_default().chunks_mut(symbol_len);
+        let mut lost_next = lost.all().iter().peekable();
+        for (symbol, bytes) in symbols.enumerate() {
+            let is_lost = lost_next.next_if_eq(&&symbol).is_some();
+            let padding = padded.take_if(|_| bytes.len() < symbol_len);
+            match (is_lost, padding) {
+                (true, None) => outputs.push(bytes),
+                (true, Some(padding)) => {
+                    outputs.push(pad(padding, &[], symbol_len));
+                    short_output = Some(bytes);
+                }
+                (false, None) => sources.push(bytes),
+                (false, Some(padding)) => sources.push(pad(padding, bytes, symbol_len)),
+            }
+        }
+        let mut numbers = List::<usize, K_MAX>::new();
+        for (number, bytes) in parity {
+            numbers.push(k + number);
+            sources.push(bytes);
+        }
+        match &mut self.path {
+            Path::Own { kernel, codes, space } => {
+                let matrix = code(codes, k).rebuild(lost.all(), numbers.all(), space);
+                kernel.multiply(matrix, sources.all(), outputs.all_mut());
+            }
+            Path::Reference(reference) => {
+                reference.rebuild(lost.all(), numbers.all(), sources.all(), outputs.all_mut())?;
+            }
+        }
+        if let Some(short) = short_output {
+            let len = short.len();
+            short.copy_from_slice(self.padded.get(..len).unwrap_or_default());
+        }
+        Ok(missing)
     }
 }
 
@@ -157,13 +213,42 @@ fn expect_len(found: usize, expected: usize) -> Result<(), FecError> {
     if found == expected { Ok(()) } else { Err(FecError::Length { found, expected }) }
 }
 
-/// The bytes of a block's data symbols, the last padded with zeros where it is short.
-fn padded_block(shape: ChunkShape, chunk: &[u8], block: usize, k: usize) -> Vec<u8> {
+/// Each symbol can be, has the right length and is there once.
+fn check_parity(shape: ChunkShape, block: usize, k: usize, parity: &[(usize, &[u8])]) -> Result<(), FecError> {
+    let mut seen = [false; SYMBOLS_MAX];
+    for (number, bytes) in parity {
+        let symbol = k.saturating_add(*number);
+        let seen = seen.get_mut(symbol).ok_or(FecError::NoSuchSymbol { block, symbol })?;
+        if std::mem::replace(seen, true) {
+            return Err(FecError::Twice { block, symbol });
+        }
+        expect_len(bytes.len(), shape.symbol_len())?;
+    }
+    Ok(())
+}
+
+/// The bytes of a block in the chunk.
+fn block_bytes(shape: ChunkShape, block: usize, k: usize) -> Range<usize> {
     let start = shape.bytes(block, 0).map_or(0, |bytes| bytes.start);
     let end = shape.bytes(block, k - 1).map_or(0, |bytes| bytes.end);
-    let mut data = chunk.get(start..end).unwrap_or_default().to_vec();
-    data.resize(k * shape.symbol_len(), 0);
-    data
+    start..end
+}
+
+/// A symbol of full length, in `space`, that begins with `bytes` and goes on with zeros.
+fn pad<'a>(space: &'a mut Vec<u8>, bytes: &[u8], symbol_len: usize) -> &'a mut [u8] {
+    space.clear();
+    space.extend_from_slice(bytes);
+    space.resize(symbol_len, 0);
+    space
+}
+
+/// The code for `k` data symbols, made when it is not there.
+fn code(codes: &mut Vec<Option<Box<Code>>>, k: usize) -> &Code {
+    if codes.len() < k {
+        codes.resize_with(k, || None);
+    }
+    #[expect(clippy::indexing_slicing, reason = "just made long enough, and k is at least 1")]
+    codes[k - 1].get_or_insert_with(|| Box::new(Code::new(k)))
 }
 
 #[cfg(test)]
