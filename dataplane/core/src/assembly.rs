@@ -403,11 +403,11 @@ mod tests {
         let mut assembly = Assembly::new(5000, 1000, vec![0; 5000], RTT, now).unwrap();
         for symbol in 0..4 {
             let payload = &data[usize::from(symbol) * 1000..][..1000];
-            assert_eq!(assembly.handle_symbol(0, symbol, payload, now), Outcome::Kept);
+            assert_eq!(assembly.handle_symbol(0, symbol, false, payload, now), Outcome::Kept);
         }
-        assert_eq!(assembly.handle_symbol(0, 255, &[0; 1000], now), Outcome::Impossible);
+        assert_eq!(assembly.handle_symbol(0, 255, false, &[0; 1000], now), Outcome::Impossible);
         assert!(!assembly.is_ready());
-        assert_eq!(assembly.handle_symbol(0, 254, &[0; 1000], now), Outcome::Kept);
+        assert_eq!(assembly.handle_symbol(0, 254, false, &[0; 1000], now), Outcome::Kept);
         assert!(assembly.finish(&mut Codec::new()).is_ok());
     }
 
