@@ -10,8 +10,10 @@
 //! | `tests/tidy.rs` | rules that compilers do not check |
 //! | `src/netlab/` | a link of our choice between two network namespaces |
 //! | `src/bin/netlab.rs` | the same as a command |
-//! | `src/bin/bench.rs` | the figures of `docs/BENCHMARKS.md` |
+//! | `src/bench/` | what is measured, against whom, and how it is shown |
+//! | `src/bin/bench.rs` | the same as a command: the figures of `docs/BENCHMARKS.md` |
 
+pub mod bench;
 pub mod impostor;
 pub mod netlab;
 pub mod node;

@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub listen: String,
     /// State folder; one of the node's own without it.
     pub state_dir: Option<PathBuf>,
+    /// Network namespace that the node lives in; the test's own without it.
+    pub namespace: Option<String>,
 }
 
 impl Default for NodeOptions {
@@ -45,6 +47,7 @@ impl Default for NodeOptions {
             arguments: Vec::new(),
             listen: "127.0.0.1:0".to_owned(),
             state_dir: None,
+            namespace: None,
         }
     }
 }
@@ -342,7 +345,15 @@ fn state_dir(folder: &Path, options: &NodeOptions) -> PathBuf {
 fn spawn_controller(folder: &Path, options: &NodeOptions) -> (Child, ChildStdin) {
     std::fs::create_dir_all(folder.join("files")).expect("a folder for files");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log file");
-    let mut command = program("pangea-controller");
+    let mut command = match &options.namespace {
+        None => program("pangea-controller"),
+        Some(name) => {
+            // The process it becomes is the program itself. Its sockets are reached by path from everywhere.
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", name]).arg(programs().join("pangea-controller"));
+            command
+        }
+    };
     command.arg("--state-dir").arg(state_dir(folder, options)).arg("--runtime-dir").arg(folder.join("run"));
     command.args(["--listen", &options.listen, "--data-listen", &options.listen, "--until-stdin-closes"]);
     command.arg("--workers").arg(options.workers.to_string());

@@ -1,0 +1,167 @@
+//! Bulk transfers over lossy and long paths: cases `lossy`, `long`, `satellite`.
+
+use super::flow::Flow;
+use super::nodes::{Tally, Two};
+use super::path::Path;
+use super::report::{Goal, Row, median};
+use super::{Bench, Peer, goal_when};
+
+/// Losses of the case `lossy`, in percent.
+pub const LOSSES_PCT: [f64; 6] = [0.0, 0.1, 1.0, 2.0, 5.0, 10.0];
+const MIB: u64 = 1 << 20;
+
+/// One fresh transfer.
+struct Bulk {
+    flow: Flow,
+    tally: Tally,
+    /// What the link delivered in percent of the content, less 100.
+    wire_pct: f64,
+    /// Packets that the queue had no room for, and those lost by chance, of those sent to the receiver.
+    dropped: u64,
+    lost: u64,
+}
+
+fn bulk(path: &Path, bytes: u64, seed: u64) -> Bulk {
+    let lab = path.lab(seed).unwrap();
+    let two = Two::start(lab.pair(), &[]);
+    let content = two.put(bytes, seed);
+    let before = lab.counters();
+    let flow = two.get(content, None);
+    let way = lab.counters().since(&before).a_to_b;
+    let wire_pct = (way.delivered_bytes as f64 / bytes as f64 - 1.0) * 100.0;
+    Bulk { flow, tally: two.tally(), wire_pct, dropped: way.dropped_packets, lost: way.lost_packets }
+}
+
+fn medians(bulks: &[Bulk], figure: impl Fn(&Bulk) -> f64) -> f64 {
+    median(&bulks.iter().map(figure).collect::<Vec<_>>())
+}
+
+/// The goodput of several transfers of the same kind, as a row.
+fn goodput(case: &'static str, what: String, path: &Path, flows: &[&Flow]) -> Row {
+    let rates: Vec<f64> = flows.iter().map(|flow| flow.mbit()).collect();
+    let mut notes: Vec<String> =
+        flows.iter().map(|flow| flow.trouble()).filter(|trouble| !trouble.is_empty()).collect();
+    if rates.len() > 1 {
+        let shown: Vec<_> = rates.iter().map(|rate| format!("{rate:.1}")).collect();
+        notes.insert(0, shown.join(" "));
+    }
+    Row::new(case, what, median(&rates), "Mbit/s").against(path.capacity_mbit()).note(notes.join("; "))
+}
+
+fn pangea(bench: &mut Bench, case: &'static str, path: &Path, bytes: u64, goal: f64) -> Vec<Bulk> {
+    let bulks: Vec<_> = (1..=bench.runs as u64).map(|seed| bulk(path, bytes, seed)).collect();
+    let flows: Vec<_> = bulks.iter().map(|bulk| &bulk.flow).collect();
+    let mut row = goodput(case, path.loss_words(), path, &flows).goal(Goal::AtLeast(goal));
+    let wire = medians(&bulks, |bulk| bulk.wire_pct);
+    let (lost, dropped) = (medians(&bulks, |bulk| bulk.lost as f64), medians(&bulks, |bulk| bulk.dropped as f64));
+    let note = format!("delivered {wire:.1} % beyond content; lost {lost}, queue dropped {dropped}");
+    row.note = if row.note.is_empty() { note } else { format!("{}; {note}", row.note) };
+    bench.add(row);
+    bulks
+}
+
+fn peers(bench: &mut Bench, case: &'static str, path: &Path, bytes: u64) -> Vec<(&'static str, f64)> {
+    let mut found = Vec::new();
+    for name in bench.peers(&format!("{case} {}", path.loss_words())) {
+        let limit = bench.peer_limit();
+        let flows: Vec<Flow> = (1..=bench.runs as u64)
+            .filter_map(|seed| {
+                let lab = path.lab(seed).unwrap();
+                Some(Peer::connect(name, lab.pair())?.fetch(bytes, limit))
+            })
+            .collect();
+        if flows.is_empty() {
+            eprintln!("{name} is not to be had here: not compared");
+            continue;
+        }
+        let row = goodput(case, path.loss_words(), path, &flows.iter().collect::<Vec<_>>()).who(name);
+        found.push((name, row.value));
+        bench.add(row);
+    }
+    found
+}
+
+/// What redundancy a bulk transfer cost, as a row.
+fn redundancy(case: &'static str, path: &Path, bulks: &[Bulk], bytes: u64) -> Row {
+    let what = format!("{}: redundancy beyond what was lost", path.loss_words());
+    let sent = medians(bulks, |bulk| bulk.tally.redundancy_pct(bytes));
+    let (repaired, copies) =
+        (medians(bulks, |bulk| bulk.tally.repaired as f64), medians(bulks, |bulk| bulk.tally.copies as f64));
+    let note = format!("sent {sent:.2} % in all; {repaired} symbols rebuilt, {copies} chunks asked twice");
+    // Where nothing is lost by chance nothing may be sent, whatever the queue dropped.
+    let value = if path.loss_pct > 0.0 { medians(bulks, |bulk| bulk.tally.excess_pct(bytes)) } else { sent };
+    Row::new(case, what, value, "%").note(note)
+}
+
+/// 100 Mbit/s, RTT 50 ms, every loss.
+pub fn lossy(bench: &mut Bench) {
+    const BYTES: u64 = 64 * MIB;
+    let base = Path::new(100.0, 50);
+    let bursts = [2.0, 5.0].map(|loss| Path { burst: Some(8.0), ..base.loss(loss) });
+    for path in LOSSES_PCT.map(|loss| base.loss(loss)).into_iter().chain(bursts) {
+        let loss = path.loss_pct;
+        if bench.wants(&format!("lossy {} pangea", path.loss_words())) {
+            let bulks = pangea(bench, "lossy", &path, BYTES, if path.burst.is_some() { 0.90 } else { 0.92 });
+            let row = redundancy("lossy", &path, &bulks, BYTES);
+            let row = goal_when(row, loss <= 0.0, Goal::AtMost(0.0));
+            let row = goal_when(row, (loss - 1.0).abs() < 0.01, Goal::AtMost(3.0));
+            let row = goal_when(row, (loss - 5.0).abs() < 0.01 && path.burst.is_none(), Goal::AtMost(6.0));
+            bench.add(row);
+            if path.burst.is_none() {
+                bench.add_goodput("Pangea", loss, medians(&bulks, |bulk| bulk.flow.mbit()));
+            }
+        }
+        for (name, mbit) in peers(bench, "lossy", &path, BYTES) {
+            if path.burst.is_none() {
+                bench.add_goodput(name, loss, mbit);
+            }
+        }
+    }
+}
+
+/// 300 Mbit/s, RTT 150 ms, 1 %: a path never used, and one that the nodes remember.
+pub fn long(bench: &mut Bench) {
+    const BYTES: u64 = 128 * MIB;
+    let path = Path::new(300.0, 150).loss(1.0);
+    if bench.wants("long pangea") {
+        let (mut fresh, mut known) = (Vec::new(), Vec::new());
+        for seed in 1..=bench.runs as u64 {
+            let lab = path.lab(seed).unwrap();
+            let two = Two::start(lab.pair(), &[]);
+            let contents = [two.put(BYTES, seed), two.put(BYTES, 1000 + seed)];
+            fresh.push(two.get(contents[0], None));
+            let _ = two.tally(); // within this time the worker tells what the path carried
+            two.replace_worker_a();
+            known.push(two.get(contents[1], None));
+        }
+        let (fresh, known): (Vec<_>, Vec<_>) = (fresh.iter().collect(), known.iter().collect());
+        bench.add(goodput("long", "1 %, path never used".to_owned(), &path, &fresh).goal(Goal::AtLeast(0.80)));
+        bench.add(goodput("long", "1 %, path known".to_owned(), &path, &known).goal(Goal::AtLeast(0.88)));
+        for (flows, what) in [(fresh, "1 %, never used, after start-up"), (known, "1 %, known, after start-up")] {
+            let inside = median(&flows.iter().map(|flow| flow.mbit_inside()).collect::<Vec<_>>());
+            let row = Row::new("long", what, inside, "Mbit/s").against(path.capacity_mbit());
+            bench.add(row.goal(Goal::AtLeast(0.93)).note("between 25 and 95 % of the bytes"));
+        }
+    }
+    peers(bench, "long", &path, BYTES);
+}
+
+/// 20 Mbit/s, RTT 300 ms, 3 %.
+pub fn satellite(bench: &mut Bench) {
+    const BYTES: u64 = 16 * MIB;
+    let path = Path::new(20.0, 300).loss(3.0);
+    if bench.wants("satellite pangea") {
+        let bulks = pangea(bench, "satellite", &path, BYTES, 0.85);
+        bench.add(redundancy("satellite", &path, &bulks, BYTES));
+    }
+    peers(bench, "satellite", &path, BYTES);
+}
+
+/// One loss with little content and a floor.
+pub fn short(bench: &mut Bench, loss_pct: f64, floor: f64) {
+    const BYTES: u64 = 16 * MIB;
+    let path = Path::new(100.0, 50).loss(loss_pct);
+    let bulks = pangea(bench, "short", &path, BYTES, floor);
+    let row = redundancy("short", &path, &bulks, BYTES);
+    bench.add(goal_when(row, loss_pct <= 0.0, Goal::AtMost(0.0)));
+}

@@ -1,0 +1,133 @@
+//! Single objects one after another on a warm session: case `objects`.
+
+use std::time::{Duration, Instant};
+
+use super::nodes::Two;
+use super::path::Path;
+use super::report::{Goal, Row, median, quantile};
+use super::{Bench, Peer, goal_when};
+
+/// Bytes of an object.
+const BYTES: u64 = 256 << 10;
+/// Objects that warm the session up and do not count.
+const WARM_UP: usize = 20;
+
+/// Times in ms, and what the objects cost.
+struct Times {
+    ms: Vec<f64>,
+    redundancy_pct: f64,
+    excess_pct: f64,
+    copies: u64,
+}
+
+fn path(loss_pct: f64) -> Path {
+    Path::new(100.0, 50).loss(loss_pct)
+}
+
+fn measure(path: &Path, policy: &[&str], count: usize, runs: usize) -> Times {
+    let (mut ms, mut sent, mut excess, mut copies) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for seed in 1..=runs as u64 {
+        let lab = path.lab(seed).unwrap();
+        let two = Two::start(lab.pair(), policy);
+        let contents: Vec<_> =
+            (0..(WARM_UP + count) as u64).map(|number| two.put(BYTES, seed << 32 | number)).collect();
+        let (warm_up, counted) = contents.split_at(WARM_UP);
+        let get = |content| {
+            let flow = two.get(content, None);
+            assert!(flow.whole, "{:?}\n{}", flow.failure, two.b.log());
+            flow.took.as_secs_f64() * 1e3
+        };
+        for &content in warm_up {
+            get(content);
+        }
+        // Counters want no rest: they are about all objects, those of the warm-up too.
+        ms.extend(counted.iter().map(|&content| get(content)));
+        let (tally, all) = (two.tally(), BYTES * contents.len() as u64);
+        sent.push(tally.redundancy_pct(all));
+        excess.push(tally.excess_pct(all));
+        copies += tally.copies;
+    }
+    Times { ms, redundancy_pct: median(&sent), excess_pct: median(&excess), copies }
+}
+
+fn rows(who: &str, what: &str, ms: &[f64]) -> [Row; 2] {
+    let note = format!("{} objects, p90 {:.0}, worst {:.0} ms", ms.len(), quantile(ms, 0.9), quantile(ms, 1.0));
+    [
+        Row::new("objects", format!("{what}: median"), median(ms), "ms").who(who).note(note),
+        Row::new("objects", format!("{what}: 99th percentile"), quantile(ms, 0.99), "ms").who(who),
+    ]
+}
+
+/// No loss with and without FEC, then 2 and 5 %.
+pub fn objects(bench: &mut Bench) {
+    let mut clean = None;
+    if bench.wants("objects no loss pangea") {
+        let off = measure(&path(0.0), &["fec.mode=off"], bench.objects, bench.runs);
+        for row in rows("pangea", "no loss, fec.mode=off", &off.ms) {
+            bench.add(row);
+        }
+        let times = measure(&path(0.0), &[], bench.objects, bench.runs);
+        let [middle, worst] = rows("pangea", "no loss", &times.ms);
+        // What one run differs from the next by is not slower.
+        bench.add(middle.against(median(&off.ms)).goal(Goal::AtMost(1.03)));
+        bench.add(worst);
+        let row = Row::new("objects", "no loss: redundancy", times.redundancy_pct, "%");
+        bench.add(row.goal(Goal::AtMost(0.0)));
+        clean = Some(median(&times.ms));
+        bench.times.push(("Pangea, no loss".to_owned(), times.ms));
+    }
+    for loss_pct in [2.0, 5.0] {
+        if !bench.wants(&format!("objects {loss_pct} % pangea")) {
+            continue;
+        }
+        let times = measure(&path(loss_pct), &[], bench.objects, bench.runs);
+        let clean = *clean.get_or_insert_with(|| median(&measure(&path(0.0), &[], bench.objects, 1).ms));
+        let [middle, worst] = rows("pangea", &format!("{loss_pct} %"), &times.ms);
+        let judged = loss_pct > 4.0;
+        bench.add(goal_when(middle.against(clean), judged, Goal::AtMost(1.10)));
+        bench.add(goal_when(worst.against(clean).note("of the median at no loss"), judged, Goal::AtMost(1.35)));
+        let what = format!("{loss_pct} %: redundancy beyond what was lost");
+        let note = format!("sent {:.1} % in all; {} chunks asked twice", times.redundancy_pct, times.copies);
+        let row = Row::new("objects", what, times.excess_pct, "%").note(note);
+        bench.add(goal_when(row, judged, Goal::AtMost(15.0)));
+        bench.times.push((format!("Pangea, {loss_pct} %"), times.ms));
+    }
+    for loss_pct in [0.0, 2.0, 5.0] {
+        let words = path(loss_pct).loss_words();
+        for name in bench.peers(&format!("objects {words}")) {
+            peer(bench, name, loss_pct);
+        }
+    }
+}
+
+fn peer(bench: &mut Bench, name: &str, loss_pct: f64) {
+    let lab = path(loss_pct).lab(1).unwrap();
+    let Some(mut peer) = Peer::connect(name, lab.pair()) else { return };
+    let (started, limit) = (Instant::now(), bench.peer_limit());
+    let (mut ms, mut trouble) = (Vec::new(), String::new());
+    for _ in 0..WARM_UP + bench.objects {
+        let flow = peer.fetch(BYTES, limit.saturating_sub(started.elapsed()).max(Duration::from_millis(1)));
+        if !flow.whole {
+            trouble = format!("; {}", flow.failure.unwrap_or_else(|| "out of time".to_owned()));
+            break;
+        }
+        ms.push(flow.took.as_secs_f64() * 1e3);
+    }
+    let ms = ms.split_off(WARM_UP.min(ms.len() / 2));
+    let words = path(loss_pct).loss_words();
+    for mut row in rows(name, &words, &ms) {
+        row.note.push_str(&trouble);
+        bench.add(row);
+    }
+    bench.times.push((format!("{name}, {words}"), ms));
+}
+
+/// Few objects at no loss and at 5 %, with a bound.
+pub fn short(bench: &mut Bench, slower_max: f64) {
+    const COUNT: usize = 30;
+    let clean = median(&measure(&path(0.0), &[], COUNT, 1).ms);
+    bench.add(Row::new("short", "objects at no loss: median", clean, "ms"));
+    let lossy = measure(&path(5.0), &[], COUNT, 1);
+    let row = Row::new("short", "objects at 5 %: median", median(&lossy.ms), "ms").against(clean);
+    bench.add(row.goal(Goal::AtMost(slower_max)));
+}
