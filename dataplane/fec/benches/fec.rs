@@ -26,7 +26,7 @@ struct Shape {
 const SHAPES: [Shape; 3] = [
     Shape { name: "(64,8)", chunk_len: 64 * SYMBOL_LEN, parity: 8 },
     Shape { name: "(200,20)", chunk_len: 200 * SYMBOL_LEN, parity: 20 },
-    // What a worker sends: two blocks, of 110 and 109 data symbols.
+    // A whole chunk of the usual size: two blocks, of 110 and 109 data symbols.
     Shape { name: "256 KiB, 6 a block", chunk_len: 256 << 10, parity: 6 },
 ];
 

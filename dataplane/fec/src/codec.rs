@@ -1,6 +1,6 @@
 //! The codec: parity out of data, missing data out of parity, both straight from and into the chunk.
 //!
-//! Either is one pass of a matrix over symbols ([`crate::matrix`] makes it, a [`Kernel`] multiplies): for parity, over
+//! Either is one pass of a matrix over symbols (`matrix` makes it, a [`Kernel`] multiplies): for parity, over
 //! the data symbols; for missing data, over the data symbols that are here and as many parity symbols as are missing.
 
 use std::ops::Range;
