@@ -40,6 +40,11 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(250);
 /// How often paths are sampled.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
+/// Whoever looks whether a worker lives holds its lock for a moment, so a lock is taken only after this time.
+const LOCK_TIME: Duration = Duration::from_millis(100);
+/// How often the lock is tried.
+const LOCK_AGAIN: Duration = Duration::from_millis(5);
+
 /// Why a worker could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -90,6 +95,9 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
 
 async fn serve(settings: Settings) -> Result<(), RunError> {
     let index = settings.worker;
+    // First: a worker that is told to end while it starts cleans up too.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let allowed_cpus = Allowed::now();
     create_folder(&settings.runtime_dir)?;
     // Held until the process is gone, not just until this function returns: whoever waits for it waits for all of it.
@@ -142,8 +150,6 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     tokio::task::spawn_local(publish(Rc::clone(&worker), dropped).in_current_span());
     tokio::task::spawn_local(sample(Rc::clone(&worker)).in_current_span());
     tokio::task::spawn_local(watch_store(Rc::clone(&worker)).in_current_span());
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     // Without systemd there is nobody to notify, which is no error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(%address, %key, "ready");
@@ -170,10 +176,14 @@ fn create_folder(folder: &Path) -> Result<(), RunError> {
 fn lock(path: &Path, worker: WorkerIndex) -> Result<File, RunError> {
     let failed = |source| RunError::Path { path: path.to_owned(), source };
     let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => return Err(RunError::Running { worker, path: path.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => return Err(failed(source)),
+    let deadline = Instant::now() + LOCK_TIME;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_AGAIN),
+            Err(std::fs::TryLockError::WouldBlock) => return Err(RunError::Running { worker, path: path.to_owned() }),
+            Err(std::fs::TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
     file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(failed)?;
     Ok(file)

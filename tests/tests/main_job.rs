@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use pangea_tests::node::program;
 use pangea_tests::{Node, NodeOptions, sample};
 
 const CHUNK: u64 = 256 << 10;
@@ -199,6 +200,40 @@ fn nothing_is_left_behind() {
     }
     let left: Vec<_> = std::fs::read_dir(&runtime).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
+}
+
+/// Command lines of running processes that name a folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    let lines = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    lines.filter(|line| line.contains(folder)).collect()
+}
+
+/// An interrupted `demo` left workers that had been started and had not yet found their controller: nobody had told them.
+#[test]
+fn a_node_that_is_ended_while_it_starts_leaves_nothing_behind() {
+    for moment_ms in (0..60).step_by(4) {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = folder.path().join("run");
+        let mut command = program("pangea-controller");
+        command.arg("--state-dir").arg(folder.path().join("state")).arg("--runtime-dir").arg(&runtime);
+        command.args(["--listen", "127.0.0.1:0", "--data-listen", "127.0.0.1:0", "--workers", "2"]);
+        command.arg("--until-stdin-closes").stderr(std::process::Stdio::null()).stdin(std::process::Stdio::piped());
+        let mut controller = command.spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(moment_ms));
+        drop(controller.stdin.take());
+        let started = std::time::Instant::now();
+        assert!(controller.wait().unwrap().success(), "ended after {moment_ms} ms");
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "nothing had to be killed");
+        assert_eq!(processes_of(folder.path()), [""; 0], "ended after {moment_ms} ms");
+        let prefix = pangea_ipc::runtime::counters_prefix(&runtime);
+        let prefix = prefix.trim_start_matches('/');
+        let memory = std::fs::read_dir("/dev/shm").unwrap().flatten().map(|entry| entry.file_name());
+        assert!(memory.into_iter().all(|name| !name.to_string_lossy().starts_with(prefix)), "{prefix}");
+    }
 }
 
 #[test]

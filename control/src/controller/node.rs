@@ -145,6 +145,8 @@ pub struct Node {
     pub workers_changed: watch::Sender<u64>,
     /// Workers that this controller keeps running.
     pub wanted: RefCell<Vec<WorkerIndex>>,
+    /// Processes of the workers that this controller started and that have not ended.
+    pub children: RefCell<BTreeMap<WorkerIndex, u32>>,
     /// When to start workers again.
     pub fleet: RefCell<Fleet>,
     /// Counters of workers that have ended, summed.
@@ -237,6 +239,7 @@ impl Node {
             workers: RefCell::default(),
             workers_changed: watch::Sender::new(0),
             wanted: RefCell::default(),
+            children: RefCell::default(),
             fleet: RefCell::default(),
             retired: RefCell::default(),
             jobs: RefCell::default(),

@@ -1,11 +1,14 @@
 //! The workers: started and watched, registered, commanded, listened to.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pangea_ipc::counter;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::WorkerIndex;
@@ -218,7 +221,11 @@ pub async fn supervise(node: Rc<Node>, index: WorkerIndex) {
         node.fleet.borrow_mut().handle_started(index, Instant::now());
         match spawn(&node, index) {
             Ok(mut child) => {
+                if let Some(pid) = child.id() {
+                    node.children.borrow_mut().insert(index, pid);
+                }
                 let status = child.wait().await;
+                node.children.borrow_mut().remove(&index);
                 if !node.wanted.borrow().contains(&index) {
                     continue;
                 }
@@ -284,26 +291,59 @@ pub async fn drain(node: &Rc<Node>, index: WorkerIndex) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ends all workers that this controller started, in good order while time lasts.
+/// Ends all workers that this controller started or took over, in good order while time lasts. Returns when none is left.
 pub async fn end_all(node: &Rc<Node>) {
     node.wanted.borrow_mut().clear();
-    let workers: Vec<_> = node.workers.borrow().values().map(|worker| worker.client.clone()).collect();
-    for worker in workers {
-        let _ = timeout(LOOK_AGAIN, worker.perform(&Command::Shutdown)).await;
-    }
     let deadline = Instant::now() + END_TIME;
-    for index in (0..WORKERS_MAX).filter_map(|index| u16::try_from(index).ok()).map(WorkerIndex) {
-        while is_alive(node, index) {
-            let path = runtime::worker_lock(&node.settings.runtime_dir, index);
-            let pid = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i32>().ok());
-            if Instant::now() > deadline
-                && let Some(pid) = pid
-            {
-                tracing::warn!(worker = %index, pid, "a worker did not end; killing it");
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    let mut told = BTreeSet::new();
+    loop {
+        // Again in each round: one that was just being started, or looked for its controller, may have registered.
+        let registered: Vec<_> = {
+            let workers = node.workers.borrow();
+            workers.values().map(|worker| (worker.registration.pid, worker.client.clone())).collect()
+        };
+        for (pid, worker) in registered {
+            if told.insert(pid) {
+                let _ = timeout(LOOK_AGAIN, worker.perform(&Command::Shutdown)).await;
             }
-            sleep(Duration::from_millis(20)).await;
         }
+        // A child that has not registered cannot be told otherwise. It may not even hold its lock yet.
+        let children: Vec<u32> = node.children.borrow().values().copied().collect();
+        for pid in children {
+            if told.insert(pid) {
+                send(pid, Signal::SIGTERM);
+            }
+        }
+        let living = living(node);
+        if living.is_empty() {
+            return;
+        }
+        if Instant::now() > deadline {
+            for (worker, pid) in living {
+                tracing::warn!(%worker, pid, "a worker did not end; killing it");
+                pid.into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Workers that live: our children, and whoever holds a worker's lock; with their processes as far as they are known.
+fn living(node: &Node) -> BTreeMap<WorkerIndex, Option<u32>> {
+    let indexes = (0..WORKERS_MAX).filter_map(|index| u16::try_from(index).ok()).map(WorkerIndex);
+    let holder = |index| {
+        let path = runtime::worker_lock(&node.settings.runtime_dir, index);
+        std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())
+    };
+    let mut living: BTreeMap<_, _> =
+        indexes.filter(|index| is_alive(node, *index)).map(|index| (index, holder(index))).collect();
+    living.extend(node.children.borrow().iter().map(|(index, pid)| (*index, Some(*pid))));
+    living
+}
+
+fn send(pid: u32, signal: Signal) {
+    if let Ok(pid) = i32::try_from(pid) {
+        let _ = kill(Pid::from_raw(pid), signal); // it may have ended by itself meanwhile
     }
 }
 
