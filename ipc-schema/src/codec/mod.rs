@@ -3,6 +3,8 @@
 //! Reading is judging: every length, list and union member of a message from outside is checked against its bound
 //! before anything is allocated for it. Writing a value that is beyond its bound is an error too, never a panic.
 
+#[cfg(test)]
+mod bounds;
 pub(crate) mod common;
 pub(crate) mod node;
 pub(crate) mod peer;
