@@ -106,6 +106,11 @@ pub enum News {
 }
 
 impl Fetch {
+    /// Some get waits for it.
+    pub fn is_wanted(&self) -> bool {
+        self.users.get() > 0
+    }
+
     /// One more job wants it.
     pub fn join(&self) {
         self.users.set(self.users.get() + 1);

@@ -178,7 +178,8 @@ async fn bring(
     for fetch in node.fetches.borrow().iter().filter(|fetch| fetch.content == content) {
         let mut overlap = fetch.chunks.clone();
         overlap.intersect_with(&missing);
-        if !overlap.is_empty() && *fetch.state.borrow() == State::Running {
+        // One that nobody waits for any more is ending.
+        if !overlap.is_empty() && fetch.is_wanted() && *fetch.state.borrow() == State::Running {
             fetch.join();
             job.fetches.borrow_mut().push(Rc::clone(fetch));
             missing.subtract(&overlap);

@@ -238,12 +238,13 @@ async fn read_chunk(
     while filled < len {
         let ended = || AskError::Broken("the stream ended within the chunk".to_owned());
         let piece = unstalled(quic, recv.read_chunk(usize::MAX, false)).await?.ok_or_else(ended)?;
-        let start = usize::try_from(piece.offset).unwrap_or(usize::MAX).saturating_sub(ANSWER_LEN);
-        let end = start.saturating_add(piece.bytes.len());
-        let space = memory.space().get_mut(..len).and_then(|space| space.get_mut(start..end));
-        let found = u32::try_from(end).unwrap_or(u32::MAX);
-        space.ok_or(AskError::Length { found, expected: len as u32 })?.copy_from_slice(&piece.bytes);
-        filled += piece.bytes.len();
+        let start = usize::try_from(piece.offset).unwrap_or(usize::MAX).saturating_sub(ANSWER_LEN).min(len);
+        // What comes after the chunk belongs to nothing.
+        let end = start.saturating_add(piece.bytes.len()).min(len);
+        if let (Some(to), Some(from)) = (memory.space().get_mut(start..end), piece.bytes.get(..end - start)) {
+            to.copy_from_slice(from);
+            filled += from.len();
+        }
     }
     memory.set_len(len);
     Ok(memory)
