@@ -73,6 +73,48 @@ fn async_programs_put_get_and_ask() {
     });
 }
 
+/// Both found nobody fetching, and while old content made way for the first, the second was told that there is no room.
+#[test]
+fn two_gets_at_once_share_one_fetch_also_when_room_must_be_made_for_it() {
+    let options = NodeOptions { policy: vec!["store.quota=4MiB".into()], ..NodeOptions::default() };
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(options));
+    a.befriend(&b);
+    let put = |node: &Node, name: &str, seed| {
+        let source = node.file(name);
+        sample::write_file(&source, 12 * CHUNK as u64, seed).unwrap();
+        node.put(&source)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for round in 0..5 {
+        put(&b, "old", 100 + round);
+        let content = put(&a, "new", round);
+        let content: pangea_ipc::ids::ContentId = content.parse().unwrap();
+        let before = fetched(&b);
+        runtime.block_on(async {
+            let client = AsyncClient::connect(b.runtime_dir()).await.unwrap();
+            let gets = ["one", "two", "three"].map(|name| {
+                let (client, file) = (client.clone(), File::create(b.file(name)).unwrap());
+                tokio::spawn(async move { client.get(content, GetOptions::default(), file).await })
+            });
+            for get in gets {
+                get.await.unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
+            }
+        });
+        for name in ["one", "two", "three"] {
+            assert_eq!(sample::content_id(&b.file(name)).unwrap(), content.to_string());
+        }
+        // Workers publish what they count a few times a second.
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!(fetched(&b) - before, 12 * CHUNK as u64, "round {round}: each chunk came once");
+    }
+}
+
+fn fetched(node: &Node) -> u64 {
+    let workers = node.json(["workers"]);
+    let counters = workers["workers"].as_array().unwrap().iter().flat_map(|one| one["counters"].as_array().unwrap());
+    counters.filter(|pair| pair[0] == "fetched_bytes").map(|pair| pair[1].as_u64().unwrap()).sum()
+}
+
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

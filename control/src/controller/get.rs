@@ -156,10 +156,10 @@ fn wanted(geometry: Geometry, range: Option<Range<u64>>) -> Result<ChunkSet, Fai
     let count = geometry.chunk_count();
     let Some(range) = range else { return Ok(ChunkSet::full(count)) };
     if range.start > range.end || range.end > geometry.size() {
-        let Range { start, end } = range;
-        let size = geometry.size();
+        // As it was asked for: with both ends included.
+        let (first, last, size) = (range.start, range.end.saturating_sub(1), geometry.size());
         return Err(Failure::invalid(format!(
-            "bytes {start}-{end} are not within the content, which has {size} bytes"
+            "bytes {first}-{last} are not within the content, which has {size} bytes, counted from 0"
         )));
     }
     Ok(ChunkSet::of_range(count, geometry.chunks_of(range.start, range.end)))
@@ -175,16 +175,7 @@ async fn bring(
     found: Vec<(NodeId, FoundHere)>,
 ) -> Result<(), Failure> {
     fetches::cancel_orphans(node, content).await;
-    for fetch in node.fetches.borrow().iter().filter(|fetch| fetch.content == content) {
-        let mut overlap = fetch.chunks.clone();
-        overlap.intersect_with(&missing);
-        // One that nobody waits for any more is ending.
-        if !overlap.is_empty() && fetch.is_wanted() && *fetch.state.borrow() == State::Running {
-            fetch.join();
-            job.fetches.borrow_mut().push(Rc::clone(fetch));
-            missing.subtract(&overlap);
-        }
-    }
+    share(node, job, content, &mut missing);
     if !missing.is_empty() {
         let limit = usize::from(node.policy.borrow().policy.transfer_jobs_max);
         if node.fetches.borrow().len() >= limit {
@@ -193,15 +184,35 @@ async fn bring(
             )));
         }
         let id = fresh_job()?;
-        make_room(node, id, u64::from(missing.count()) * u64::from(CHUNK_SIZE)).await?;
-        // Between the look and the start another get may have begun the same: then both bring it, which is only waste.
-        let fetch = fetches::start(node, id, content, size, missing, found);
-        job.fetches.borrow_mut().push(fetch);
+        let room = make_room(node, id, u64::from(missing.count()) * u64::from(CHUNK_SIZE)).await;
+        // While room was made, another get may have begun the same, and taken the room for it.
+        share(node, job, content, &mut missing);
+        if missing.is_empty() {
+            node.catalog.borrow_mut().release(id);
+        } else {
+            room?;
+            let fetch = fetches::start(node, id, content, size, missing, found);
+            job.fetches.borrow_mut().push(fetch);
+        }
     }
     let (node, job) = (Rc::clone(node), Rc::clone(job));
     let span = tracing::info_span!("job", kind = "get", id = %job.id);
     tokio::task::spawn_local(async move { watch(&node, &job).await }.instrument(span));
     Ok(())
+}
+
+/// Takes part in the fetches that bring some of what is missing; takes their chunks out of it.
+fn share(node: &Node, job: &Job, content: ContentId, missing: &mut ChunkSet) {
+    for fetch in node.fetches.borrow().iter().filter(|fetch| fetch.content == content) {
+        let mut overlap = fetch.chunks.clone();
+        overlap.intersect_with(missing);
+        // One that nobody waits for any more is ending.
+        if !overlap.is_empty() && fetch.is_wanted() && *fetch.state.borrow() == State::Running {
+            fetch.join();
+            job.fetches.borrow_mut().push(Rc::clone(fetch));
+            missing.subtract(&overlap);
+        }
+    }
 }
 
 /// Ends a job when the fetches that it shares have ended.
