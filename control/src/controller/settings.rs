@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
@@ -9,6 +10,7 @@ use pangea_ipc::address::PeerAddress;
 use pangea_ipc::policy::{Policy, did_you_mean, nearest};
 use pangea_ipc::worker::WORKERS_MAX;
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::folders;
 
@@ -103,7 +105,7 @@ pub struct Arguments {
 #[serde(deny_unknown_fields, default)]
 struct File {
     controller: ControllerTable,
-    policy: BTreeMap<String, toml::Value>,
+    policy: BTreeMap<Spanned<String>, toml::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,9 +115,9 @@ struct ControllerTable {
     runtime_dir: Option<PathBuf>,
     listen: Option<SocketAddr>,
     data_listen: Option<SocketAddr>,
-    workers: Option<u16>,
+    workers: Option<Spanned<u16>>,
     external_workers: Option<bool>,
-    peers: Option<Vec<String>>,
+    peers: Option<Vec<Spanned<String>>>,
     metrics: Option<SocketAddr>,
     orphan_s: Option<u32>,
     log: Option<String>,
@@ -170,17 +172,29 @@ impl Arguments {
     /// # Errors
     /// A sentence that names the option or the file and line, the value, and what to do.
     pub fn check(self, faults_allowed: bool) -> Result<Settings, String> {
-        let file = self.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let path = self.config.as_deref().unwrap_or(Path::new(""));
+        let text = self.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let file: File = toml::from_str(&text).map_err(|error| describe(path, &text, &error))?;
+        let at = |span: Range<usize>| format!("{} line {}", path.display(), line_of(&text, &span));
         let table = file.controller;
         let fixed = |text: &str| text.parse().map_err(|_| format!("{text} is not an address"));
-        let workers = self.workers.or(table.workers).unwrap_or_else(default_workers);
+        if let Some(workers) = table.workers.as_ref().filter(|workers| usize::from(*workers.get_ref()) > WORKERS_MAX) {
+            return Err(format!(
+                "{}: workers = {}: a node has at most {WORKERS_MAX}",
+                at(workers.span()),
+                workers.get_ref()
+            ));
+        }
+        let in_file = table.workers.map(Spanned::into_inner);
+        let workers = self.workers.or(in_file).unwrap_or_else(default_workers);
         if usize::from(workers) > WORKERS_MAX {
             return Err(format!("--workers {workers}: a node has at most {WORKERS_MAX}"));
         }
         let external_workers = self.external_workers || table.external_workers.unwrap_or(false);
         let mut peers = self.peers;
         for text in table.peers.unwrap_or_default() {
-            peers.push(text.parse().map_err(|error| format!("peers: {error}"))?);
+            let peer = text.get_ref().parse().map_err(|error| format!("{}: peers: {error}", at(text.span())))?;
+            peers.push(peer);
         }
         let mut policy = Policy::default();
         for (key, value) in &file.policy {
@@ -189,7 +203,7 @@ impl Arguments {
                 toml::Value::Boolean(on) => if *on { "on" } else { "off" }.to_owned(),
                 other => other.to_string(),
             };
-            policy = policy.with(key, &text).map_err(|error| format!("[policy]: {error}"))?;
+            policy = policy.with(key.get_ref(), &text).map_err(|error| format!("{}: {error}", at(key.span())))?;
         }
         for assignment in &self.policy {
             policy = policy.with_assignment(assignment).map_err(|error| format!("--policy: {error}"))?;
@@ -230,14 +244,18 @@ fn default_workers() -> u16 {
     u16::try_from(cpus.min(WORKERS_MAX)).unwrap_or(1)
 }
 
-fn read_file(path: &Path) -> Result<File, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("--config {}: {error}", path.display()))?;
-    toml::from_str(&text).map_err(|error| describe(path, &text, &error))
+fn read_file(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("--config {}: {error}", path.display()))
+}
+
+/// The line, counted from 1, in which a part of the text begins.
+fn line_of(text: &str, span: &Range<usize>) -> usize {
+    1 + text.get(..span.start).unwrap_or(text).matches('\n').count()
 }
 
 /// File, line, what is wrong, and for an unknown key the nearest known one.
 fn describe(path: &Path, text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map_or(0, |span| 1 + text.get(..span.start).unwrap_or(text).matches('\n').count());
+    let line = error.span().map_or(0, |span| line_of(text, &span));
     let message = error.message();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let suggestion = match quoted.split_first() {
@@ -273,11 +291,16 @@ mod tests {
     fn an_unknown_key_is_an_error_with_line_and_suggestion() {
         let error = with_file("[controller]\n\nworkrs = 3\n", &[]).unwrap_err();
         assert!(error.contains("line 3") && error.contains("did you mean \"workers\"?"), "{error}");
-        let error = with_file("[policy]\n\"fec.mod\" = \"off\"\n", &[]).unwrap_err();
-        assert!(error.contains("did you mean \"fec.mode\"?"), "{error}");
+        let error = with_file("[policy]\n\"store.quota\" = 1048576\n\"fec.mod\" = \"off\"\n", &[]).unwrap_err();
+        assert!(error.contains("pangea.toml line 3") && error.contains("did you mean \"fec.mode\"?"), "{error}");
+        let error = with_file("\n[policy]\n\"fec.mode\" = \"on\"\n", &[]).unwrap_err();
+        assert!(error.contains("line 3") && error.contains("it takes auto"), "{error}");
+        let error = with_file("[controller]\nworkers = 65\n", &[]).unwrap_err();
+        assert!(error.contains("line 2") && error.contains("at most 64"), "{error}");
         let error = with_file("[controller]\nworkers = \"many\"\n", &[]).unwrap_err();
         assert!(error.contains("line 2"), "{error}");
-        assert!(with_file("[controller]\npeers = [\"nobody\"]\n", &[]).unwrap_err().contains("node id"));
+        let error = with_file("[controller]\npeers = [\n\"nobody\"]\n", &[]).unwrap_err();
+        assert!(error.contains("line 3") && error.contains("node id"), "{error}");
         assert!(with_file("", &["--workers", "65"]).is_err());
         assert!(with_file("", &["--fault-loss", "5"]).unwrap_err().contains("PANGEA_FAULTS"));
     }
