@@ -10,7 +10,7 @@ use pangea_control_core::catalog::Record;
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision};
 use pangea_ipc::policy::{Policy, Revised};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
 const CONTENTS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("contents");
 const PUTS: TableDefinition<'_, u64, &str> = TableDefinition::new("pending_puts");
@@ -33,6 +33,12 @@ pub enum DbError {
         path: PathBuf,
         /// What the library said.
         why: String,
+    },
+    /// Another controller has it.
+    #[error("{} is in use by another pangea-controller; give each node a --state-dir of its own, or stop the other", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
     },
     /// A later version made it.
     #[error("{} is of version {found}, this program knows version {VERSION}; upgrade it", path.display())]
@@ -72,7 +78,10 @@ impl CatalogDb {
     /// When it cannot be used.
     pub fn open(state_dir: &Path) -> Result<(Self, Stored), DbError> {
         let path = state_dir.join(FILE);
-        let database = Database::create(&path).map_err(|error| failed(&path, error))?;
+        let database = Database::create(&path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => DbError::InUse { path: path.clone() },
+            error => failed(&path, error),
+        })?;
         let db = Self { database, path };
         db.write(|transaction| {
             transaction.open_table(CONTENTS)?;
@@ -293,6 +302,14 @@ mod tests {
         db.write(|t| t.open_table(META)?.insert("version", "2").map(drop).map_err(Into::into)).unwrap();
         drop(db);
         assert!(matches!(CatalogDb::open(folder.path()), Err(DbError::Version { .. })));
+    }
+
+    #[test]
+    fn a_database_in_use_is_not_called_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let _open = CatalogDb::open(folder.path()).unwrap();
+        let error = CatalogDb::open(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("in use by another") && !error.contains("damaged"), "{error}");
     }
 
     #[test]

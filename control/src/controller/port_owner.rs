@@ -1,12 +1,36 @@
-//! Who has a TCP port, as far as the system tells: for the error that says that it is taken.
+//! Who has a TCP or UDP port, as far as the system tells: for the error that says that it is taken.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
+/// What a port is a port of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Sessions, metrics.
+    Tcp,
+    /// Chunks.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
 /// A sentence about the process that listens on a port, or nothing when the system does not tell.
 #[must_use]
-pub fn describe(address: SocketAddr) -> String {
-    let found = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(table, address.port()));
+pub fn describe(protocol: Protocol, address: SocketAddr) -> String {
+    // With the kernel's number for a socket that listens; one of UDP is always "closed".
+    let (tables, state) = match protocol {
+        Protocol::Tcp => (["/proc/net/tcp", "/proc/net/tcp6"], "0A"),
+        Protocol::Udp => (["/proc/net/udp", "/proc/net/udp6"], "07"),
+    };
+    let found = tables.iter().find_map(|table| listening_inode(table, state, address.port()));
     match found.and_then(process_with_socket) {
         Some((pid, name)) => format!(" (process {pid}, {name}, has it)"),
         None => String::new(),
@@ -14,9 +38,7 @@ pub fn describe(address: SocketAddr) -> String {
 }
 
 /// The inode of the socket that listens on `port`. Columns: number, local address, remote address, state, …, inode.
-fn listening_inode(table: &str, port: u16) -> Option<u64> {
-    /// The kernel's number for a socket that listens.
-    const LISTEN: &str = "0A";
+fn listening_inode(table: &str, listening: &str, port: u16) -> Option<u64> {
     let text = std::fs::read_to_string(table).ok()?;
     text.lines().skip(1).find_map(|line| {
         let mut columns = line.split_ascii_whitespace();
@@ -24,7 +46,7 @@ fn listening_inode(table: &str, port: u16) -> Option<u64> {
         let state = columns.nth(1)?;
         let inode = columns.nth(5)?;
         let local_port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-        (state == LISTEN && local_port == port).then(|| inode.parse().ok())?
+        (state == listening && local_port == port).then(|| inode.parse().ok())?
     })
 }
 
@@ -50,9 +72,12 @@ mod tests {
     #[test]
     fn the_owner_of_a_port_is_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let text = describe(listener.local_addr().unwrap());
+        let text = describe(Protocol::Tcp, listener.local_addr().unwrap());
+        assert!(text.contains(&std::process::id().to_string()), "{text:?}");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let text = describe(Protocol::Udp, socket.local_addr().unwrap());
         assert!(text.contains(&std::process::id().to_string()), "{text:?}");
         let free = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
-        assert_eq!(describe(free), "");
+        assert_eq!(describe(Protocol::Tcp, free), "");
     }
 }

@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::catalog_db::{CatalogDb, DbError, print_policy};
 use super::identity::{Identity, IdentityError};
 use super::node::Node;
+use super::port_owner::Protocol;
 use super::settings::Settings;
 use super::{front_door, metrics, policies, port_owner, sessions, workers};
 
@@ -49,11 +50,13 @@ pub enum RunError {
         /// Its process.
         pid: String,
     },
-    /// A TCP port cannot be had.
+    /// A port cannot be had.
     #[error(
-        "cannot listen on TCP {address} ({option}): {source}{owner}; choose another address or port (0 = any free port)"
+        "cannot listen on {protocol} {address} ({option}): {source}{owner}; choose another address or port (0 = any free port)"
     )]
     Port {
+        /// Of what.
+        protocol: Protocol,
         /// Where.
         address: SocketAddr,
         /// The option that says so.
@@ -121,6 +124,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
             tracing::warn!(%peer, %error, "a peer was left out");
         }
     }
+    check_data_ports(&node).await?;
     configure(&node, first_start, configured).await;
 
     spawn_local(sessions::listen(Rc::clone(&node), peers_socket));
@@ -226,9 +230,36 @@ fn lock(runtime_dir: &Path) -> Result<File, RunError> {
 async fn bind(address: SocketAddr, option: &'static str) -> Result<TcpListener, RunError> {
     TcpListener::bind(address).await.map_err(|source| {
         let owner = match source.kind() {
-            io::ErrorKind::AddrInUse => port_owner::describe(address),
+            io::ErrorKind::AddrInUse => port_owner::describe(Protocol::Tcp, address),
             _ => String::new(),
         };
-        RunError::Port { address, option, source, owner }
+        RunError::Port { protocol: Protocol::Tcp, address, option, source, owner }
     })
+}
+
+/// Looks whether the workers that will be started can have their ports: they would only end again and again.
+async fn check_data_ports(node: &Node) -> Result<(), RunError> {
+    /// A worker that is just ending lets go of its lock a moment before its port.
+    const TRIES: u32 = 3;
+    let base = node.settings.data_listen;
+    let indexes = (0..node.settings.workers).filter(|index| !workers::is_alive(node, WorkerIndex(*index)));
+    let ports = indexes.filter_map(|index| base.port().checked_add(index)).filter(|_| base.port() != 0);
+    for address in ports.map(|port| SocketAddr::new(base.ip(), port)) {
+        let mut tries = 0;
+        while let Err(source) = std::net::UdpSocket::bind(address) {
+            tries += 1;
+            if tries == TRIES || source.kind() != io::ErrorKind::AddrInUse {
+                let owner = port_owner::describe(Protocol::Udp, address);
+                return Err(RunError::Port {
+                    protocol: Protocol::Udp,
+                    address,
+                    option: "--data-listen",
+                    source,
+                    owner,
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
 }
