@@ -323,6 +323,12 @@ impl Drop for Node {
         for pid in lock_pids(&self.runtime_dir()).into_iter().chain(workers) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        // Of workers that were killed: nobody else will look after these.
+        let prefix = pangea_ipc::runtime::counters_prefix(&self.runtime_dir());
+        let counters = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        for entry in counters.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            let _ = std::fs::remove_file(entry.path()); // gone is as good
+        }
     }
 }
 

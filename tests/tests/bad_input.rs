@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use pangea_tests::node::program;
 use pangea_tests::{Node, NodeOptions, sample};
@@ -145,7 +146,14 @@ fn a_full_disk_fails_puts_and_gets_cleanly_and_the_rest_goes_on() {
     expect(&node, &["get", &large_id, "--peer", &other.address(), "-o", got.to_str().unwrap()], 6, "o space left");
     assert!(!got.exists());
     // What the get left takes the room; without it, all goes on.
-    let _ = node.ctl(["rm", &large_id]).ok();
+    // The fetch itself ends a moment after the get that wanted it; until then the content is in use.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let removed = node.ctl(["rm", &large_id])
+        && removed.code != Some(0)
+    {
+        assert!(removed.code == Some(5) && Instant::now() < deadline, "{removed:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let id = node.put(&small);
     assert_eq!(id, sample::content_id(&small).unwrap());
     let _ = node.ctl(["get", &id, "-o", got.to_str().unwrap()]).ok();

@@ -38,6 +38,12 @@ pub async fn make_room(node: &Rc<Node>, job: JobId, bytes: u64) -> Result<(), Fa
 /// # Errors
 /// When it is not here, pinned or in use.
 pub async fn remove(node: &Rc<Node>, id: ContentId) -> Result<(), Failure> {
+    let seems_empty =
+        node.catalog.borrow().get(id).is_some_and(|known| known.chunks_held == 0 && known.disk_bytes == 0);
+    if seems_empty {
+        // A fetch that is just ending may have left more than the catalog knows yet.
+        node.refresh_content(id).await;
+    }
     let pinned = {
         let catalog = node.catalog.borrow();
         let record = catalog.get(id).filter(|record| record.chunks_held > 0 || record.disk_bytes > 0);
