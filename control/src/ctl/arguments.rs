@@ -7,12 +7,14 @@ use pangea_ipc::address::PeerAddress;
 use pangea_ipc::ids::{ContentId, NodeId};
 use pangea_ipc::policy::parse_size;
 
+use super::lookup;
+
 /// Drive a Pangea node: put and get content, peers, policy, workers.
 #[derive(Debug, Parser)]
 #[command(
     name = "pangeactl",
     version,
-    after_help = "Example:\n  pangeactl demo                      see it work: two nodes on this machine\n  pangeactl put build.tar             prints the content id\n  pangeactl get TICKET -o build.tar\n\nExit status: 0 = done, 1 = failed, 2 = wrong usage, 3 = not found, 4 = denied, 5 = cannot be had now,\n6 = full, 130 = interrupted."
+    after_help = "Example:\n  pangeactl demo                      see it work: two nodes on this machine\n  pangeactl put build.tar             prints the content id\n  pangeactl get TICKET -o build.tar\n\nExit status: 0 = done, 1 = failed, 2 = wrong usage, 3 = not found, 4 = denied,\n5 = cannot be had now, 6 = full, 130 = interrupted."
 )]
 pub struct Arguments {
     /// Folder of the node's sockets [default: $PANGEA_RUNTIME_DIR, /run/pangea for root, $XDG_RUNTIME_DIR/pangea]
@@ -146,7 +148,7 @@ pub struct GetOptions {
     #[arg(short, long, value_name = "PATH")]
     pub output: Option<PathBuf>,
     /// A node that may have it; may be repeated
-    #[arg(long = "peer", value_name = "NODEID@IP:PORT")]
+    #[arg(long = "peer", value_name = "NODEID@HOST:PORT", value_parser = lookup::peer)]
     pub peers: Vec<PeerAddress>,
     /// Only these bytes, first to last, both counted from 0: 0-1023 is the first KiB
     #[arg(long, value_name = "A-B")]
@@ -162,8 +164,8 @@ pub enum PeerCommand {
     /// Admit a node; with an address, keep a session with it too
     #[command(after_help = "Example:\n  pangeactl peer add NODEID@192.0.2.7:7440")]
     Add {
-        /// Whom, and where
-        #[arg(value_name = "NODEID[@IP:PORT]")]
+        /// Whom, and where; the name of a host is looked up once, now
+        #[arg(value_name = "NODEID[@HOST:PORT]", value_parser = lookup::peer)]
         peer: PeerAddress,
     },
     /// Forget a node and end its session
