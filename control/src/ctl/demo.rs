@@ -30,6 +30,9 @@ const END_TIME: Duration = Duration::from_secs(15);
 /// How often the state of a child is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// What is said of it after an interrupt: unlike a get, it leaves nothing to go on with.
+const INTERRUPTED: &str = "interrupted; nothing is left behind";
+
 /// Runs the demonstration.
 ///
 /// # Errors
@@ -37,6 +40,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub fn run(out: &Output, options: &DemoOptions) -> Result<(), CtlError> {
     if !(0.0..=50.0).contains(&options.loss) {
         return Err(CtlError::usage(format!("--loss {}: from 0 to 50 percent", options.loss)));
+    }
+    // Said before two nodes are started.
+    if let Some(path) = &options.file {
+        readable(path)?;
     }
     let interrupted = interrupt_flag()?;
     let folder = Folder::create()?;
@@ -63,7 +70,7 @@ pub fn run(out: &Output, options: &DemoOptions) -> Result<(), CtlError> {
     let result = transfer(out, &folder.0, &source, &a, &b, &interrupted);
     let logs = || format!("; log of A:\n{}\nlog of B:\n{}", a.log(), b.log());
     let result = result.map_err(|error| match error.code {
-        FailureCode::Cancelled => error,
+        FailureCode::Cancelled => CtlError::new(FailureCode::Cancelled, INTERRUPTED),
         _ => CtlError { text: format!("{}{}", error.text, logs()), ..error },
     });
     // In this order also when the transfer failed: processes first, then the folder that they use.
@@ -122,19 +129,27 @@ impl Outcome {
         let workers: Vec<String> =
             self.by_worker().iter().map(|(worker, bytes)| format!("worker {worker}: {}", size(*bytes))).collect();
         let lines = [
-            format!("content id         {}", self.id),
-            format!("size               {} ({} bytes)", size(self.bytes), self.bytes),
-            format!("put on A           {:.2} s, {}", self.put.as_secs_f64(), rate(self.bytes, self.put)),
-            format!("get on B           {:.2} s, {}", self.get.as_secs_f64(), rate(self.bytes, self.get)),
-            format!("bytes by worker    {}", workers.join(", ")),
-            format!("chunks by stream   {}", self.sum(|share| share.chunks_by_stream.into())),
-            format!("chunks by FEC      {}", self.sum(|share| share.chunks_by_fec.into())),
-            format!("symbols repaired   {}", self.sum(|share| share.symbols_repaired)),
-            format!("symbols asked again {}", self.sum(|share| share.symbols_asked_again)),
+            format!("content id           {}", self.id),
+            format!("size                 {} ({} bytes)", size(self.bytes), self.bytes),
+            format!("put on A             {:.2} s, {}", self.put.as_secs_f64(), rate(self.bytes, self.put)),
+            format!("get on B             {:.2} s, {}", self.get.as_secs_f64(), rate(self.bytes, self.get)),
+            format!("bytes by worker      {}", workers.join(", ")),
+            format!("chunks by stream     {}", self.sum(|share| share.chunks_by_stream.into())),
+            format!("chunks by FEC        {}", self.sum(|share| share.chunks_by_fec.into())),
+            format!("symbols repaired     {}", self.sum(|share| share.symbols_repaired)),
+            format!("symbols asked again  {}", self.sum(|share| share.symbols_asked_again)),
             "the file on B is equal to the file put on A".to_owned(),
         ];
         lines.join("\n")
     }
+}
+
+fn readable(path: &Path) -> Result<(), CtlError> {
+    let metadata = File::open(path).and_then(|file| file.metadata());
+    if metadata.map_err(|error| CtlError::input(path, &error))?.is_file() {
+        return Ok(());
+    }
+    Err(CtlError::new(FailureCode::Invalid, format!("{} is not a file; demo moves one file", path.display())))
 }
 
 fn transfer(
@@ -324,7 +339,7 @@ fn wait_ready(
             return Err(CtlError::new(FailureCode::Internal, text));
         }
         if interrupted.load(Ordering::Relaxed) {
-            return Err(CtlError::new(FailureCode::Cancelled, "interrupted"));
+            return Err(CtlError::new(FailureCode::Cancelled, INTERRUPTED));
         }
         if Instant::now() > deadline {
             let text = format!("a node was not up within {START_TIME:?}:\n{}", log());

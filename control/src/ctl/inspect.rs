@@ -233,26 +233,23 @@ pub fn history(out: &Output, client: &Client) -> Result<(), CtlError> {
     })
 }
 
-/// Prints each policy as it comes, until interrupted: for scripts one document a line.
+/// Prints each policy as it comes, until interrupted or nobody reads any more: for scripts one document a line.
 ///
 /// # Errors
-/// When the node goes away.
+/// When the node goes away, or stdout cannot be written.
 pub fn watch_policy(out: &Output, client: &Client) -> Result<(), CtlError> {
     let mut last = policy_in(client.call(Request::PolicyShow)?)?;
-    let print = |text: String, revised: &Revised| {
-        if out.json {
-            println!("{}", policy_document(revised));
-        } else {
-            println!("{text}");
-        }
-    };
-    print(format!("revision {} is in force", last.revision), &last);
-    loop {
+    let mut text = format!("revision {} is in force", last.revision);
+    while out.print_line(&policy_document(&last), || text)? {
         let seen: Revision = last.revision;
-        let now = policy_in(client.call(Request::PolicyWatch { seen })?)?;
-        if now.revision != seen {
-            print(format!("revision {}: {}", now.revision, changes(&last.policy, &now.policy)), &now);
-            last = now;
-        }
+        let now = loop {
+            let now = policy_in(client.call(Request::PolicyWatch { seen })?)?;
+            if now.revision != seen {
+                break now;
+            }
+        };
+        text = format!("revision {}: {}", now.revision, changes(&last.policy, &now.policy));
+        last = now;
     }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Text for people, JSON for scripts, exit status for both.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -31,6 +32,17 @@ impl CtlError {
     /// A failure of this program or its surroundings.
     pub fn new(code: FailureCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into(), usage: false }
+    }
+
+    /// A file that is to be read cannot be.
+    #[must_use]
+    pub fn input(path: &Path, error: &std::io::Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::NotFound => FailureCode::NotFound,
+            ErrorKind::PermissionDenied => FailureCode::Denied,
+            _ => FailureCode::Storage,
+        };
+        Self::new(code, format!("{}: {error}", path.display()))
     }
 
     /// The command line was wrong.
@@ -75,20 +87,20 @@ impl Output {
     /// # Errors
     /// When stdout cannot be written; that its reader has gone is none.
     pub fn print(&self, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), CtlError> {
-        let mut line = if self.json {
+        let line = if self.json {
             serde_json::to_string_pretty(document).map_err(|e| CtlError::new(FailureCode::Internal, e.to_string()))?
         } else {
             text()
         };
-        if !line.is_empty() && !line.ends_with('\n') {
-            line.push('\n');
-        }
-        match std::io::stdout().write_all(line.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(CtlError::new(FailureCode::Storage, format!("stdout: {error}")))
-            }
-            _ => Ok(()),
-        }
+        write_line(line).map(drop)
+    }
+
+    /// Prints one of several results: for scripts a document on one line. Says whether anybody still reads.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn print_line(&self, document: &Value, text: impl FnOnce() -> String) -> Result<bool, CtlError> {
+        write_line(if self.json { document.to_string() } else { text() })
     }
 
     /// Prints that something was done: nothing for people, an empty document for scripts.
@@ -118,6 +130,18 @@ impl Output {
         }
         bar.set_message(what.to_owned());
         bar
+    }
+}
+
+fn write_line(mut line: String) -> Result<bool, CtlError> {
+    if !line.is_empty() && !line.ends_with('\n') {
+        line.push('\n');
+    }
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CtlError::new(FailureCode::Storage, format!("stdout: {error}"))),
     }
 }
 

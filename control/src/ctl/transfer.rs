@@ -30,10 +30,7 @@ pub fn put(out: &Output, client: &Client, options: &PutOptions) -> Result<(), Ct
         return put_open(out, client, &io::stdin(), name, None).and_then(|(id, size)| print_put(out, id, size));
     }
     let path = &options.path;
-    let failed = |error: io::Error| {
-        let code = if error.kind() == io::ErrorKind::NotFound { FailureCode::NotFound } else { FailureCode::Denied };
-        CtlError::new(code, format!("{}: {error}", path.display()))
-    };
+    let failed = |error: io::Error| CtlError::input(path, &error);
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
@@ -236,7 +233,8 @@ impl Part {
         name.push(format!(".pangea-part-{}", std::process::id()));
         let path = target.with_file_name(name);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(|error| CtlError::new(FailureCode::Storage, format!("{}: {error}", path.display())))?;
+        let file =
+            file.map_err(|error| CtlError::new(FailureCode::Storage, format!("{}: {error}", target.display())))?;
         Ok(Self { path, file })
     }
 
