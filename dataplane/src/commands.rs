@@ -42,9 +42,13 @@ async fn perform(worker: &Rc<Worker>, command: Command) -> Result<Reply, Failure
             let entry = JobEntry { content: Some(plan.content), ..entry(JobKind::Read) };
             jobs::door::expect(worker, plan.token, Errand::Read(plan), entry)?;
         }
-        Command::Fetch(plan) => jobs::fetch::start(worker, plan)?,
+        Command::Fetch(plan) => {
+            worker.note_sources(&plan.sources);
+            jobs::fetch::start(worker, plan)?;
+        }
         Command::SetSources { job, sources } => {
             let entry = worker.job(job, JobKind::Fetch).ok_or_else(|| Failure::not_found(format!("no fetch {job}")))?;
+            worker.note_sources(&sources);
             if let Some(sender) = &entry.sources {
                 let _ = sender.send(sources); // a fetch that has just ended needs none
             }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pangea_ipc::counter::{self, Id};
-use pangea_ipc::ids::{NodeId, Revision, WorkerIndex, WorkerKey};
+use pangea_ipc::ids::{Revision, WorkerIndex};
 use pangea_ipc::rpc::{ListenError, listen_unix};
 use pangea_ipc::runtime;
 use pangea_ipc::worker::{Event, KnownPath, PathSample, Registration};
@@ -226,7 +226,7 @@ async fn sample(worker: Rc<Worker>) {
         worker.counters.add(Id::SymbolsRefused, worker.connections.take_refused());
         let mut received = worker.take_received();
         let mut seen = HashMap::new();
-        for (node, connection) in connections.iter().filter_map(|(key, quic)| Some((node_of(&worker, *key)?, quic))) {
+        for (node, connection) in connections.iter().filter_map(|(key, quic)| Some((worker.node_of(*key)?, quic))) {
             let path = connection.stats().path;
             let now = (path.sent_packets, path.lost_packets);
             let before = totals.borrow().get(&connection.stable_id()).copied().unwrap_or_default();
@@ -250,8 +250,4 @@ async fn sample(worker: Rc<Worker>) {
         }
         totals.replace(seen);
     }
-}
-
-fn node_of(worker: &Worker, key: WorkerKey) -> Option<NodeId> {
-    worker.pins.node(key)
 }

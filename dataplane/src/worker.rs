@@ -7,7 +7,7 @@ use std::rc::Rc;
 use pangea_fec::Codec;
 use pangea_ipc::counter;
 use pangea_ipc::failure::Failure;
-use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision, Token, WorkerIndex};
+use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision, Token, WorkerIndex, WorkerKey};
 use pangea_ipc::policy::{Policy, Revised};
 use pangea_ipc::worker::{Event, JOBS_MAX, JobKind, JobStatus, PutPlan, ReadPlan, Source};
 use tokio::sync::{Notify, mpsc, watch};
@@ -24,6 +24,9 @@ use crate::store::Store;
 pub const BUFFERS_MAX: usize = 224;
 /// Chunk buffers for answering peers: 32 MiB. Apart from the others, so that slow peers never hold up local work.
 pub const SERVE_BUFFERS_MAX: usize = 128;
+
+/// Sources' keys known at most: a few bytes each, and more than this worker keeps connections.
+const KNOWN_SOURCES_MAX: usize = 4096;
 
 /// What a door's token opens.
 #[derive(Debug, Clone)]
@@ -80,6 +83,8 @@ pub struct Worker {
     policy: watch::Sender<Revised>,
     jobs: RefCell<HashMap<(JobId, JobKind), Rc<JobEntry>>>,
     errands: RefCell<HashMap<Token, (Errand, JobGuard)>>,
+    /// Whose workers it was told to fetch from: those need not be pinned to be asked.
+    sources: RefCell<HashMap<WorkerKey, NodeId>>,
     /// Verified bytes by node since the last sample.
     received: RefCell<HashMap<NodeId, u64>>,
     draining: Cell<bool>,
@@ -117,6 +122,7 @@ impl Worker {
             events: Events::default(),
             counters: parts.counters,
             codec: RefCell::new(Codec::new()),
+            sources: RefCell::default(),
             received: RefCell::default(),
             allowed_cpus: parts.allowed_cpus,
             cpu: Cell::new(None),
@@ -160,6 +166,24 @@ impl Worker {
         if self.events.push(event) {
             self.counters.add(counter::Id::EventsDropped, 1);
         }
+    }
+
+    /// Notes whose workers a fetch asks.
+    pub fn note_sources(&self, sources: &[Source]) {
+        let mut known = self.sources.borrow_mut();
+        if known.len() >= KNOWN_SOURCES_MAX {
+            // Those still asked are named again with the next change of sources; until then their path has no name.
+            known.clear();
+        }
+        for source in sources {
+            known.extend(source.endpoints.iter().map(|endpoint| (endpoint.key, source.node)));
+        }
+    }
+
+    /// Whose worker has a key: an admitted node's, or a source's.
+    #[must_use]
+    pub fn node_of(&self, key: WorkerKey) -> Option<NodeId> {
+        self.pins.node(key).or_else(|| self.sources.borrow().get(&key).copied())
     }
 
     /// Notes verified bytes that came from a node.
