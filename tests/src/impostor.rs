@@ -296,9 +296,17 @@ pub fn knock(address: SocketAddr, node: NodeId, identity: &NodeIdentity) -> Stri
 /// One request of every kind that is for admitted nodes alone.
 #[must_use]
 pub fn guests_requests(content: ContentId) -> Vec<PeerRequest> {
-    vec![
+    let every = vec![
         PeerRequest::Find(content),
         PeerRequest::Manifest { content, first: 0, count: 1 },
         PeerRequest::Announce { content, size: 1, name: String::new() },
-    ]
+    ];
+    // Without a wildcard: a new kind must choose its side here, and then stand above.
+    every
+        .into_iter()
+        .filter(|request| match request {
+            PeerRequest::Introduce(_) | PeerRequest::Ping(_) => false,
+            PeerRequest::Find(_) | PeerRequest::Manifest { .. } | PeerRequest::Announce { .. } => true,
+        })
+        .collect()
 }

@@ -113,6 +113,31 @@ fn a_put_whose_worker_dies_fails_cleanly_and_works_when_repeated() {
 }
 
 #[test]
+fn a_put_whose_controller_dies_ends_and_works_when_repeated() {
+    let mut node = pair().0;
+    for (round, moment) in MOMENTS_MS.into_iter().enumerate() {
+        let source = node.file("source");
+        sample::write_file(&source, 400 * CHUNK, 20 + round as u64).unwrap();
+        let mut put = node.ctl_command([OsStr::new("put"), source.as_os_str()]);
+        let put = put.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        after(moment);
+        node.kill_controller();
+        let output = put.wait_with_output().unwrap();
+        let expected = sample::content_id(&source).unwrap();
+        if output.status.success() {
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "moment {moment} ms");
+        } else {
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(text.contains("run the command again") || text.contains("start pangea-controller"), "{text}");
+        }
+        node.restart_controller();
+        assert_eq!(node.put(&source), expected, "moment {moment} ms");
+        let listed = node.json(["ls"]);
+        assert_eq!(listed["contents"].as_array().unwrap().len(), round + 1, "moment {moment} ms: {listed}");
+    }
+}
+
+#[test]
 fn a_killed_program_leaves_a_node_that_works() {
     let node = Node::start(NodeOptions::default());
     let source = node.file("source");
