@@ -182,7 +182,8 @@ fn an_interrupted_get_says_how_to_go_on_and_goes_on_where_it_was() {
     assert!(before > 0, "what had arrived was still here: {got}");
     let shares = got["job"]["shares"].as_array().unwrap();
     let fetched: u64 = shares.iter().map(|share| share["bytes"].as_u64().unwrap()).sum();
-    assert_eq!(fetched, (1000 - before) * CHUNK, "and was not fetched again");
+    // What was under way when the first was interrupted may still arrive and be counted there.
+    assert!(fetched <= (1000 - before) * CHUNK, "and was not fetched again: {before} were here, {fetched} bytes came");
     assert_eq!(sample::content_id(&path).unwrap(), id);
 }
 
