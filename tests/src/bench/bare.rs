@@ -210,7 +210,10 @@ async fn play(role: &str, address: &str, law: Law) {
         let (started, mut came) = (Instant::now(), 0);
         let fetch = fetch(&connection, bytes.parse().unwrap(), &mut came);
         let failure = match tokio::time::timeout(limit, fetch).await {
-            Ok(Err(error)) => format!("connection lost: {error}"),
+            // quinn's own words are the innermost.
+            Ok(Err(error)) => {
+                format!("connection lost: {}", error.source().map_or(error.to_string(), ToString::to_string))
+            }
             _ => String::new(),
         };
         println!("{} {came} {failure}", started.elapsed().as_secs_f64());

@@ -72,11 +72,15 @@ pub fn transfers(bench: &mut Bench, case: Case) {
             bench.add(Row::new("put", "put, hashed and synced", median(&whole), "GB/s"));
         }
         Case::Get => {
-            let bare = repeat(runs, || rate(&Bare::start(None, Law::WorkerBbr, false).fetch(bytes, LIMIT)));
-            bench.add(Row::new("get", "stream, MTU 1472", bare, "GB/s").who(Law::WorkerBbr.name()));
+            let mut fastest = 0.0_f64;
+            for law in [Law::Worker, Law::WorkerBbr] {
+                let bare = repeat(runs, || rate(&Bare::start(None, law, true).fetch(bytes, LIMIT)));
+                bench.add(Row::new("get", "stream over loopback, pinned", bare, "GB/s").who(law.name()));
+                fastest = fastest.max(bare);
+            }
             let peer = repeat(runs, || rate(&fresh(&client_b, id)));
-            let row = Row::new("get", "get over loopback, verified, synced", peer, "GB/s").against(bare);
-            bench.add(row.goal(Goal::AtLeast(0.6)));
+            let row = Row::new("get", "get over loopback, verified, synced", peer, "GB/s").against(fastest);
+            bench.add(row.goal(Goal::AtLeast(0.6)).note("of the faster stream"));
         }
         _ => {
             let local = repeat(runs, || rate(&get(&client_a, id, None)));

@@ -160,19 +160,19 @@ pub fn markdown(rows: &[Row]) -> String {
     text
 }
 
-/// The middle of some figures; the upper one of two.
+/// The middle of some figures; the lower one of two.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// The figure below which this share of them lies.
+/// The smallest figure that this share of them does not exceed.
 #[must_use]
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((sorted.len() as f64 * share) as usize).or(sorted.get(last)).copied().unwrap_or(f64::NAN)
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -194,7 +194,9 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]).to_bits(), 2.0_f64.to_bits());
         assert_eq!(quantile(&[1.0], 0.99).to_bits(), 1.0_f64.to_bits());
         let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!(quantile(&hundred, 0.99).to_bits(), 100.0_f64.to_bits());
+        assert_eq!(quantile(&hundred, 0.99).to_bits(), 99.0_f64.to_bits());
+        assert_eq!(quantile(&hundred, 1.0).to_bits(), 100.0_f64.to_bits());
+        assert_eq!(quantile(&hundred, 0.0).to_bits(), 1.0_f64.to_bits());
         assert!(median(&[]).is_nan());
     }
 }
