@@ -59,9 +59,6 @@ fn main() -> ExitCode {
     };
     let named = !arguments.cases.is_empty();
     let cases = if named { arguments.cases } else { Case::ALL.to_vec() };
-    if cases == [Case::Short] {
-        bench.runs = 1;
-    }
     let mut refused = false;
     eprintln!("{}", report::head());
     for &case in &cases {
