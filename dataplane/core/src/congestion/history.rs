@@ -9,6 +9,8 @@ const ROUNDS_MAX: usize = 24;
 const RATE_ROUNDS: usize = 10;
 /// A round's losses are complete so many rounds after it.
 const SETTLED: usize = 1;
+/// A round of fewer bytes says nothing of excess: one lost packet of two is no collapse, nor is a burst of eight of thirty.
+const EXCESS_BYTES_MIN: u64 = 64 << 10;
 /// What is older than a few cycles counts for little: factor at each round.
 const FADE: f64 = 0.97;
 
@@ -66,7 +68,8 @@ pub(super) struct Ended {
     pub(super) rate: f64,
     /// The sender had too little to send.
     pub(super) limited_by_sender: bool,
-    /// Share of bytes that the newest round whose losses are known lost beyond what the path does.
+    /// Share of bytes that the newest round whose losses are known lost beyond what the path does; 0 for a round of less
+    /// than [`EXCESS_BYTES_MIN`].
     pub(super) excess: f64,
 }
 
@@ -144,7 +147,7 @@ impl Rounds {
                 Kind::Low => &mut self.low,
             };
             losses.add(settled.sent, settled.lost);
-            if settled.sent > 0 {
+            if settled.sent >= EXCESS_BYTES_MIN {
                 ended.excess = settled.lost as f64 / settled.sent as f64 - usual;
             }
         }

@@ -36,7 +36,7 @@ pub(super) struct Sampler {
     delivered_at: Instant,
     first_sent: Instant,
     /// Until this much has arrived, what is in flight was sent by a sender without enough to send.
-    limited_until: u64,
+    limited_until: Option<u64>,
     /// The newest packet acknowledged since the last sample.
     newest: Option<Moment>,
     /// The first acknowledgement since nothing was in flight.
@@ -61,7 +61,7 @@ impl Sampler {
             delivered: 0,
             delivered_at: now,
             first_sent: now,
-            limited_until: 0,
+            limited_until: None,
             newest: None,
             train: None,
         }
@@ -84,7 +84,7 @@ impl Sampler {
             delivered: self.delivered,
             delivered_at: self.delivered_at,
             first_sent: self.first_sent,
-            limited: self.delivered < self.limited_until,
+            limited: self.limited_until.is_some_and(|until| self.delivered <= until),
         });
     }
 
@@ -105,7 +105,7 @@ impl Sampler {
     /// these bytes in flight.
     pub(super) fn sample(&mut self, now: Instant, idle: Option<u64>) -> Option<Sample> {
         if let Some(in_flight) = idle {
-            self.limited_until = (self.delivered + in_flight).max(1);
+            self.limited_until = Some(self.delivered + in_flight);
         }
         let newest = self.newest.take()?;
         self.first_sent = newest.sent;

@@ -95,6 +95,34 @@ fn changes_of_rate_and_delay_are_followed() {
     assert!(far > 85.0, "{far}");
 }
 
+/// Whole transfers sometimes went at half the rate: a keep-alive or handshake packet was alone in its round, was lost, and
+/// the round counted as one that lost everything.
+#[test]
+fn a_lost_packet_that_was_alone_in_its_round_says_nothing() {
+    #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
+    let start = Instant::now();
+    let mut known = Simulation::new(PLAIN, &[(0.0, Load::Endless)], 1, None);
+    known.run_until(3.0);
+    for mut control in [Congestion::new(start, MTU as u16, None), known.control(0).clone()] {
+        let (before, mut number) = (control.rate(), 1_000_000);
+        for round in 0..40 {
+            // Two packets in a round; each second round the first of them is lost.
+            let sent = start + Duration::from_secs(10) + Duration::from_millis(60) * round;
+            let now = sent + Duration::from_millis(50);
+            control.handle_sent(sent, MTU, number);
+            control.handle_sent(sent, MTU, number + 1);
+            control.handle_ack(now, sent, MTU);
+            control.handle_acks_end(now, 0, true, number + 1);
+            if round % 2 == 0 {
+                control.handle_lost(sent, MTU, false);
+            }
+            number += 2;
+        }
+        assert!(control.rate() >= 0.99 * before, "{} of {before}", control.rate());
+        assert!(before > 0.0 || control.phase == Phase::Startup, "{:?}", control.phase);
+    }
+}
+
 #[test]
 fn a_path_that_is_gone_is_started_on_again() {
     let mut simulation = Simulation::new(PLAIN, &[(0.0, Load::Endless)], 1, None);
