@@ -129,6 +129,7 @@ pub async fn ask(
     memory: Buffer,
     codec: &RefCell<Codec>,
 ) -> Result<(Buffer, Came), AskError> {
+    let _debt = peer.pulse.owe();
     let expected = question.geometry.chunk_len(question.chunk);
     let transfer = peer.symbols.expect(expected as usize, memory, peer.quic.rtt());
     let room = peer.quic.max_datagram_size().unwrap_or(0).saturating_sub(SYMBOL_HEADER_LEN);

@@ -44,9 +44,15 @@ pub struct PathView {
     dispersion_milli: AtomicU32,
     known_rate: AtomicU64,
     known_rtt_us: AtomicU64,
+    widened: AtomicU64,
 }
 
 impl PathView {
+    /// Lets so many more bytes be in flight than the window, until the next acknowledgement.
+    pub fn widen(&self, bytes: u64) {
+        self.widened.fetch_add(bytes, Relaxed);
+    }
+
     /// Tells the controller what the path carried when it was last used; of use only before much was sent.
     pub fn set_known(&self, known: Known) {
         self.known_rtt_us.store(micros(known.rtt), Relaxed);
@@ -76,6 +82,7 @@ impl PathView {
     }
 
     fn publish(&self, model: &Congestion, window: u64) {
+        self.widened.store(0, Relaxed);
         // Float-to-integer casts saturate.
         self.rate.store(model.rate() as u64, Relaxed);
         self.rtt_us.store(model.rtt().map_or(0, micros), Relaxed);
@@ -169,6 +176,11 @@ impl PathController {
         let fixed = (code != Law::AUTO && code != Law::CUBIC).then_some(code as f64 / 8.0);
         self.model.set_fixed_rate(fixed);
     }
+
+    /// The window by the law that is followed.
+    fn measured(&self) -> u64 {
+        self.cubic.as_ref().map_or_else(|| self.model.window(), |CubicState(cubic)| cubic.window())
+    }
 }
 
 impl Controller for PathController {
@@ -195,7 +207,7 @@ impl Controller for PathController {
         if let Some(CubicState(cubic)) = &mut self.cubic {
             cubic.on_end_acks(now, in_flight, app_limited, largest);
         }
-        self.view.publish(&self.model, self.window());
+        self.view.publish(&self.model, self.measured());
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
@@ -218,7 +230,7 @@ impl Controller for PathController {
     }
 
     fn window(&self) -> u64 {
-        self.cubic.as_ref().map_or_else(|| self.model.window(), |CubicState(cubic)| cubic.window())
+        self.measured() + self.view.widened.load(Relaxed)
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {

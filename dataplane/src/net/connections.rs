@@ -14,6 +14,7 @@ use tokio::time::{Duration, timeout};
 use super::congestion::Law;
 use super::datagrams::Symbols;
 use super::endpoint::transport;
+use super::pulse::{Heard, Pulse};
 use super::tls::{Identity, KeyError, Pins, SERVER_NAME};
 
 /// A connection is up within this time or not at all.
@@ -67,6 +68,8 @@ pub struct Outgoing {
     pub quic: quinn::Connection,
     /// Where arriving symbols go.
     pub symbols: Symbols,
+    /// Breaks silences while a chunk is waited for.
+    pub pulse: Pulse,
 }
 
 type Slot = Rc<Mutex<Option<Rc<Outgoing>>>>;
@@ -120,7 +123,7 @@ impl Connections {
         }
         let quic = self.open(peer).await?;
         tracing::debug!(address = %peer.address, worker = %peer.worker, "connected");
-        let fresh = Rc::new(Outgoing { symbols: Symbols::start(&quic), quic });
+        let fresh = Rc::new(Outgoing { symbols: Symbols::start(&quic), pulse: Pulse::start(&quic, Heard::Anything), quic });
         *slot = Some(Rc::clone(&fresh));
         Ok(fresh)
     }

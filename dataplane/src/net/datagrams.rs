@@ -92,6 +92,9 @@ impl Symbols {
 
 impl Table {
     fn take(&self, datagram: Bytes, now: Instant) {
+        if datagram.is_empty() {
+            return; // a pulse
+        }
         let Ok((header, symbol)) = SymbolHeader::parse(&datagram) else { return self.refuse() };
         let mut transfers = self.transfers.borrow_mut();
         // Late copies of symbols whose chunk is whole are usual; so are those of a transfer that was given up.

@@ -5,6 +5,7 @@
 //! | [`tls`] | who may connect |
 //! | [`endpoint`] | the UDP port and the transport parameters |
 //! | [`congestion`] | how fast each connection sends |
+//! | [`pulse`] | breaks the silence after a burst of losses |
 //! | [`fault`] | loses datagrams on purpose |
 //! | [`connections`] | one connection to each worker that this one asks |
 //! | [`datagrams`] | arriving symbols find their transfer |
@@ -17,5 +18,6 @@ pub mod connections;
 pub mod datagrams;
 pub mod endpoint;
 pub mod fault;
+pub mod pulse;
 pub mod serve;
 pub mod tls;

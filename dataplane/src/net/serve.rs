@@ -26,6 +26,7 @@ use tracing::{Instrument, Span};
 use super::congestion::{self, PathView};
 use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_UNPINNED};
 use super::endpoint::CONNECTION_WINDOW;
+use super::pulse::{Heard, Pulse};
 use super::tls::shown_key;
 use crate::buffer::Buffer;
 use crate::worker::Worker;
@@ -71,6 +72,7 @@ struct Path {
     /// Priority of the next stream: each is sent, and what was lost of it sent again, before those after it.
     priority: Cell<i32>,
     transfers: RefCell<Transfers>,
+    pulse: Pulse,
 }
 
 /// Requests of which a copy may come, or came first.
@@ -127,6 +129,7 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
         turn: Mutex::default(),
         priority: Cell::new(-1),
         transfers: RefCell::default(),
+        pulse: Pulse::start(&connection, Heard::Acks),
     });
     loop {
         tokio::select! {
@@ -162,6 +165,9 @@ fn judge(worker: &Worker, path: &Path, result: Result<(), ServeError>) {
 
 /// A copy of a request that came before its stream is served at once, unless it is served better on the stream.
 fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
+    if datagram.is_empty() {
+        return; // a pulse
+    }
     let request = match Request::parse_copy(datagram) {
         Ok(request) => request,
         Err(error) => return judge(worker, path, Err(ServeError::Protocol(error.to_string()))),
@@ -169,6 +175,7 @@ fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
     let Some(sent) = path.transfers.borrow_mut().begin_early(request.transfer, Instant::now()) else { return };
     let (worker, path) = (Rc::clone(worker), Rc::clone(path));
     let work = async move {
+        let _debt = path.pulse.owe();
         let result = async {
             let (turn, chunk) = future::join(path.turn.lock(), chunk(&worker, &request)).await;
             // What cannot go as symbols is refused or sent on the stream, when that comes.
@@ -207,6 +214,7 @@ async fn answer(
     let mut bytes = [0; REQUEST_LEN];
     timeout(REQUEST_TIME, recv.read_exact(&mut bytes)).await.map_err(gone)?.map_err(gone)?;
     let request = Request::parse(&bytes).map_err(|error| ServeError::Protocol(error.to_string()))?;
+    let _debt = path.pulse.owe();
     path.transfers.borrow_mut().begin(request.transfer);
     let early = path.transfers.borrow_mut().early.remove(&request.transfer);
     if let Some((sent, _)) = early
@@ -237,6 +245,7 @@ async fn answer(
             path.write(&mut send, Bytes::from_owner(buffer)).await?;
             drop(turn);
             let _ = send.finish();
+            let _ = send.stopped().await; // all of it has arrived, or the peer has had enough
             Ok(())
         }
         Some((shape, parity)) => {
