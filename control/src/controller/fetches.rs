@@ -11,6 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures::future::{FutureExt, LocalBoxFuture};
 use pangea_control_core::plan;
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::chunk_set::ChunkSet;
@@ -319,6 +320,7 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
 async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere)>) -> Result<(), Failure> {
     let mut sources = sources_of(node, fetch, found);
     let mut asked_at: Option<Instant> = (!sources.is_empty()).then(Instant::now);
+    let mut asking: Option<LocalBoxFuture<'_, Vec<Source>>> = None;
     let mut changes = node.sessions_changed.subscribe();
     let mut workers_changed = node.workers_changed.subscribe();
     loop {
@@ -328,20 +330,17 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
         if fetch.users.get() == 0 {
             return Err(Failure::cancelled("nobody waits for it any more; what is here stays"));
         }
-        if asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+        // A peer that answers late, or never, must not hold up the fetch.
+        if asking.is_none() && asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
             asked_at = Some(Instant::now());
-            let news = current_sources(node, fetch).await;
-            if news != sources {
-                sources = news;
-                set_sources(node, fetch, &sources).await;
-            }
+            asking = Some(current_sources(node, fetch).boxed_local());
         }
         assign(node, fetch, &sources).await?;
         let settled = fetch.unassigned.borrow().is_empty();
         if settled && fetch.shares.borrow().iter().all(|share| !share.running) {
             return Ok(());
         }
-        if sources.is_empty() && fetch.starved_since.get().is_none() {
+        if sources.is_empty() && asking.is_none() && fetch.starved_since.get().is_none() {
             fetch.starved_since.set(Some(Instant::now()));
         }
         if let Some(since) = fetch.starved_since.get()
@@ -351,6 +350,13 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
         }
         tokio::select! {
             () = fetch.news.notified() => {}
+            Some(news) = async { Some(asking.as_mut()?.await) } => {
+                asking = None;
+                if news != sources {
+                    sources = news;
+                    set_sources(node, fetch, &sources).await;
+                }
+            }
             _ = changes.changed() => asked_at = None,
             _ = workers_changed.changed() => {}
             () = tokio::time::sleep(ASK_AGAIN) => {}

@@ -123,7 +123,8 @@ impl Connections {
         }
         let quic = self.open(peer).await?;
         tracing::debug!(address = %peer.address, worker = %peer.worker, "connected");
-        let fresh = Rc::new(Outgoing { symbols: Symbols::start(&quic), pulse: Pulse::start(&quic, Heard::Anything), quic });
+        let fresh =
+            Rc::new(Outgoing { symbols: Symbols::start(&quic), pulse: Pulse::start(&quic, Heard::Anything), quic });
         *slot = Some(Rc::clone(&fresh));
         Ok(fresh)
     }
