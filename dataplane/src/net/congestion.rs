@@ -6,13 +6,14 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use pangea_dataplane_core::congestion::{Congestion, Known, Loss};
 use pangea_ipc::policy::CongestionLaw;
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 use quinn_proto::RttEstimator;
+use tokio::sync::Notify;
 
 /// Which law the connections of a worker follow; shared by all of them, changed with the policy.
 #[derive(Debug, Default)]
@@ -45,12 +46,34 @@ pub struct PathView {
     known_rate: AtomicU64,
     known_rtt_us: AtomicU64,
     widened: AtomicU64,
+    /// Bytes sent and not lost.
+    carried: AtomicU64,
+    /// There was nothing to send when the last acknowledgement came.
+    idle: AtomicBool,
+    news: Notify,
 }
 
 impl PathView {
     /// Lets so many more bytes be in flight than the window, until the next acknowledgement.
     pub fn widen(&self, bytes: u64) {
         self.widened.fetch_add(bytes, Relaxed);
+    }
+
+    /// Bytes that were sent and are not known to be lost, from the beginning, with all headers of QUIC.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Relaxed)
+    }
+
+    /// Whether the transport had nothing to send when the last acknowledgement came.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.idle.load(Relaxed)
+    }
+
+    /// Returns when something was sent or acknowledged since this returned last; for one who waits.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// Tells the controller what the path carried when it was last used; of use only before much was sent.
@@ -90,6 +113,7 @@ impl PathView {
         let loss = model.loss();
         self.loss_ppm.store((loss.share * 1e6) as u32, Relaxed);
         self.dispersion_milli.store((loss.dispersion * 1e3) as u32, Relaxed);
+        self.news.notify_one();
     }
 
     fn take_known(&self) -> Option<Known> {
@@ -185,6 +209,8 @@ impl PathController {
 
 impl Controller for PathController {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.view.carried.fetch_add(bytes, Relaxed);
+        self.view.news.notify_one();
         self.model.handle_sent(now, bytes, last_packet_number);
         if let Some(CubicState(cubic)) = &mut self.cubic {
             cubic.on_sent(now, bytes, last_packet_number);
@@ -207,6 +233,7 @@ impl Controller for PathController {
         if let Some(CubicState(cubic)) = &mut self.cubic {
             cubic.on_end_acks(now, in_flight, app_limited, largest);
         }
+        self.view.idle.store(app_limited, Relaxed);
         self.view.publish(&self.model, self.measured());
     }
 
@@ -214,6 +241,7 @@ impl Controller for PathController {
         if lost_bytes == 0 {
             self.model.handle_marked();
         } else {
+            self.view.carried.fetch_sub(lost_bytes, Relaxed); // which were sent before
             self.model.handle_lost(sent, lost_bytes, is_persistent_congestion);
         }
         if let Some(CubicState(cubic)) = &mut self.cubic {

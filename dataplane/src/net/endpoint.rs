@@ -24,7 +24,7 @@ const STREAM_WINDOW: u32 = 512 << 10;
 pub const CONNECTION_WINDOW: u32 = 48 << 20;
 /// Bytes of datagrams that wait to be sent; what is beyond waits in its sender. The transport sends datagrams before
 /// streams: this is as long as streams, and with them what was lost of them, have to wait at a time.
-const DATAGRAM_SEND_BYTES: usize = 128 << 10;
+pub const DATAGRAM_SEND_BYTES: usize = 128 << 10;
 /// Bytes of datagrams that wait to be read; the reader never waits for anything, so this is one burst.
 const DATAGRAM_RECEIVE_BYTES: usize = 8 << 20;
 /// A connection on which nothing is heard this long is dead.
@@ -48,6 +48,9 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 const MTU_MAX: u16 = 1472;
 /// Discovery stops within so many bytes of what the path carries: half a percent of a packet.
 const MTU_STEP: u16 = 8;
+/// After so long it is tried again whether large packets get through. The transport takes four bursts of losses in large
+/// packets for a black hole when none as large arrived since; on a lossy path chance alone does that now and then.
+const BLACK_HOLE_TIME: Duration = Duration::from_secs(5);
 
 /// Why a worker has no endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +100,7 @@ pub fn transport(law: &Arc<Law>) -> TransportConfig {
     ack_frequency.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY_PACKETS));
     ack_frequency.max_ack_delay(Some(ACK_DELAY_MAX));
     let mut mtu_discovery = MtuDiscoveryConfig::default();
-    mtu_discovery.upper_bound(MTU_MAX).minimum_change(MTU_STEP);
+    mtu_discovery.upper_bound(MTU_MAX).minimum_change(MTU_STEP).black_hole_cooldown(BLACK_HOLE_TIME);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))

@@ -129,6 +129,7 @@ pub struct Congestion {
     /// A round ends when a packet sent after its start is acknowledged.
     round_ends_at: u64,
     last_sent: u64,
+    last_sent_at: Instant,
     newest_acked: Option<Instant>,
     /// Bytes that arrived since the last acknowledgement ended.
     arrived: u64,
@@ -148,6 +149,8 @@ struct Rtt {
     probe: (Instant, Duration),
     /// The shortest was taken from a path that had become longer, or fuller.
     adopted: bool,
+    /// The packets now in flight were sent after a rest.
+    rested: bool,
 }
 
 impl Congestion {
@@ -168,7 +171,9 @@ impl Congestion {
                 before_probe: Duration::MAX,
                 probe: (now + PROBE_FIRST, PROBE_FIRST),
                 adopted: false,
+                rested: false,
             },
+            last_sent_at: now,
             rate: Sampler::new(now),
             rounds: Rounds::default(),
             windows: Windows::default(),
@@ -240,8 +245,13 @@ impl Congestion {
 
     /// A packet was sent.
     pub fn handle_sent(&mut self, now: Instant, bytes: u64, packet: u64) {
+        // A lone acknowledgement that was sent meanwhile may count as in flight.
+        if self.in_flight < self.mtu && self.rtt().is_some_and(|rtt| self.last_sent_at + rtt < now) {
+            self.rtt.rested = true;
+        }
         self.in_flight += bytes;
         self.last_sent = packet;
+        self.last_sent_at = now;
         self.rate.handle_sent(now, self.in_flight == bytes);
         self.rounds.handle_sent(now, bytes);
         self.windows.handle_sent(now, bytes, self.mtu);
@@ -263,7 +273,7 @@ impl Congestion {
         let arrived = std::mem::take(&mut self.arrived);
         let Some(sent) = self.newest_acked.take() else { return };
         let rtt = now.saturating_duration_since(sent);
-        self.take_rtt(rtt);
+        self.take_rtt(now, rtt);
         // What start-up has sent too much of is lost to the queue. A sender with little to send has sent nothing too much.
         let start_up = !idle && self.started_at.is_none_or(|at| sent < at);
         self.windows.handle_arrived(sent, self.mtu, !start_up);
@@ -309,10 +319,15 @@ impl Congestion {
         self.set_window();
     }
 
-    fn take_rtt(&mut self, sample: Duration) {
+    fn take_rtt(&mut self, now: Instant, sample: Duration) {
         if self.rtt.shortest == Duration::MAX {
             let assumed = INITIAL_RATE * sample.as_secs_f64();
             self.window = self.window.max((assumed as u64).min(INITIAL_PACKETS_MAX * self.mtu));
+        }
+        // After a rest no queue of ours is in the round trip, as after a probe.
+        if std::mem::take(&mut self.rtt.rested) && !self.rtt.adopted {
+            let (at, pause) = self.rtt.probe;
+            self.rtt.probe.0 = at.max(now + pause);
         }
         self.rtt.shortest = self.rtt.shortest.min(sample);
         self.rtt.of_phase = self.rtt.of_phase.min(sample);
