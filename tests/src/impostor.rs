@@ -46,6 +46,8 @@ pub enum Lie {
     LongManifest,
     /// A size that no content has.
     ImpossibleSize,
+    /// A size that fits the number of chunks but is not the content's, and bytes for it.
+    OtherSize,
 }
 
 /// A running impostor; ends when dropped.
@@ -161,7 +163,13 @@ async fn serve_sessions(state: Rc<State>, listener: TcpListener) {
         tokio::task::spawn_local(driver);
         let state = Rc::clone(&state);
         tokio::task::spawn_local(async move {
-            for request in guests_requests(state.curious) {
+            let mut requests = guests_requests(state.curious);
+            if state.lie == Lie::OtherSize {
+                let size = other_size(state.manifest.geometry().size());
+                let content = state.manifest.id();
+                requests.insert(0, PeerRequest::Announce { content, size, name: "gift".into() });
+            }
+            for request in requests {
                 let Ok(answer) = client.call(&request).await else { return };
                 let _ = state.note.send(answer); // nobody may be interested
             }
@@ -196,9 +204,18 @@ impl PeerService for Liar {
 
 fn found(state: &State) -> Found {
     let geometry = state.manifest.geometry();
-    let size = if state.lie == Lie::ImpossibleSize { geometry.size() * 3 } else { geometry.size() };
+    let size = match state.lie {
+        Lie::ImpossibleSize => geometry.size() * 3,
+        Lie::OtherSize => other_size(geometry.size()),
+        _ => geometry.size(),
+    };
     let held = ChunkSet::full(geometry.chunk_count());
     Found { here: Some(FoundHere { size, held, name: "gift".into(), values: Vec::new() }), others: Vec::new() }
+}
+
+/// What [`Lie::OtherSize`] tells: one byte less.
+fn other_size(size: u64) -> u64 {
+    size - 1
 }
 
 fn values(state: &State, first: u32, count: u32) -> Vec<ChainingValue> {
@@ -240,6 +257,12 @@ async fn answer(
     let len = u32::try_from(right.len())?;
     let wrong = vec![0xee; right.len()];
     match state.lie {
+        Lie::OtherSize => {
+            let last = request.chunk + 1 == state.manifest.geometry().chunk_count();
+            let told = if last { &right[..right.len() - 1] } else { right };
+            send.write_all(&Answer::Stream { len: u32::try_from(told.len())? }.to_bytes()).await?;
+            send.write_all(told).await?;
+        }
         Lie::WrongBytes => {
             send.write_all(&Answer::Stream { len }.to_bytes()).await?;
             send.write_all(&wrong).await?;

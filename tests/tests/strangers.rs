@@ -148,6 +148,47 @@ fn a_size_that_does_not_fit_is_refused() {
     is_found_out(Lie::ImpossibleSize, "manifest");
 }
 
+/// A node, an impostor that tells another size of what it offers, and an honest node with the same.
+fn told_another_size(len: u64) -> (Node, Impostor, Node, String) {
+    let (node, honest) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    let source = honest.file("source");
+    sample::write_file(&source, len, 78).unwrap();
+    let impostor = Impostor::start(std::fs::read(&source).unwrap(), Lie::OtherSize, manifest_of(b"nothing").id());
+    let id = honest.put(&source);
+    (node, impostor, honest, id)
+}
+
+#[test]
+fn a_wrong_size_announced_by_an_admitted_peer_costs_one_get_and_not_the_content() {
+    let (node, liar, honest, id) = told_another_size(1000);
+    let _ = node.ctl(["peer", "add", &liar.address()]).ok();
+    assert_eq!(liar.next_answer(), PeerResponse::Noted);
+    let path = node.file("got");
+    let run = node.ctl(["get", &id, "-o", path.to_str().unwrap()]);
+    let charged = format!("node {} sent wrong bytes", liar.address().split('@').next().unwrap());
+    assert!(run.code.is_some_and(|code| code > 0) && run.stderr.contains(&charged), "{run:?}");
+    assert!(!path.exists());
+    honest.befriend(&node);
+    let _ = node.ctl(["get", &id, "-o", path.to_str().unwrap()]).ok();
+    assert_eq!(sample::content_id(&path).unwrap(), id);
+    let listed = node.json(["ls"]);
+    assert_eq!(listed["contents"][0]["size"], 1000, "{listed}");
+}
+
+#[test]
+fn of_two_sizes_that_peers_tell_the_one_is_right_under_which_the_last_chunk_comes() {
+    for len in [1000, 2 * CHUNK as u64 + 9] {
+        let (node, liar, honest, id) = told_another_size(len);
+        honest.befriend(&node);
+        let path = node.file("got");
+        let peers = ["--peer", &liar.address(), "--peer", &honest.address()];
+        let _ = node.ctl([&["get", &id, "-o", path.to_str().unwrap()][..], &peers].concat()).ok();
+        assert_eq!(sample::content_id(&path).unwrap(), id, "{len} bytes");
+        let log = node.log();
+        assert!(log.contains("different sizes") && log.contains("sent wrong bytes"), "{len} bytes: {log}");
+    }
+}
+
 #[test]
 fn bytes_without_end_after_a_right_chunk_are_not_listened_to() {
     let (node, impostor, bytes) = lied_to(Lie::Endless);

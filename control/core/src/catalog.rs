@@ -24,8 +24,17 @@ pub struct Record {
     pub pinned: bool,
     /// When it was last put or got, in seconds since 1970.
     pub used_s: u64,
-    /// Who said to hold it, and when, in seconds since 1970.
-    pub providers: BTreeMap<NodeId, u64>,
+    /// Who said to hold it.
+    pub providers: BTreeMap<NodeId, Claim>,
+}
+
+/// What a node said of a content that it holds. Nothing of it is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// When it was said, in seconds since 1970.
+    pub at_s: u64,
+    /// Bytes in the whole; 0 = not said, or none.
+    pub size: u64,
 }
 
 impl Record {
@@ -42,10 +51,10 @@ impl Record {
     }
 
     /// Notes that a node holds it.
-    pub fn note_provider(&mut self, node: NodeId, now_s: u64) {
-        self.providers.insert(node, now_s);
+    pub fn note_provider(&mut self, node: NodeId, claim: Claim) {
+        self.providers.insert(node, claim);
         while self.providers.len() > PROVIDERS_MAX {
-            let oldest = self.providers.iter().min_by_key(|(_, at)| **at).map(|(node, _)| *node);
+            let oldest = self.providers.iter().min_by_key(|(_, claim)| claim.at_s).map(|(node, _)| *node);
             if let Some(oldest) = oldest {
                 self.providers.remove(&oldest);
             }
@@ -241,7 +250,7 @@ mod tests {
     fn providers_are_bounded_and_the_oldest_gives_way() {
         let mut record = Record::default();
         for n in 0..=PROVIDERS_MAX {
-            record.note_provider(NodeId([n as u8; 32]), n as u64);
+            record.note_provider(NodeId([n as u8; 32]), Claim { at_s: n as u64, size: 1 });
         }
         assert_eq!(record.providers.len(), PROVIDERS_MAX);
         assert!(!record.providers.contains_key(&NodeId([0; 32])));
@@ -250,7 +259,7 @@ mod tests {
     #[test]
     fn only_what_is_here_is_listed() {
         let mut catalog = Catalog::default();
-        catalog.update(id(1), |record| record.note_provider(NodeId([9; 32]), 1));
+        catalog.update(id(1), |record| record.note_provider(NodeId([9; 32]), Claim { at_s: 1, size: 1 }));
         catalog.update(id(2), |record| (record.size, record.chunks_held) = (1, 1));
         assert_eq!(catalog.page(None).iter().map(|report| report.id).collect::<Vec<_>>(), [id(2)]);
         assert!(catalog.page(Some(id(2))).is_empty());

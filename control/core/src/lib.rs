@@ -6,6 +6,7 @@
 //! | [`plan`] | which worker brings which chunks from whom |
 //! | [`neighbours`] | who is admitted, how good the paths are, when to dial and to ping |
 //! | [`fleet`] | when a worker is started again |
+//! | [`sizes`] | which size of a content to believe |
 //! | [`history`] | the policies that were in force |
 
 pub mod catalog;
@@ -13,3 +14,4 @@ pub mod fleet;
 pub mod history;
 pub mod neighbours;
 pub mod plan;
+pub mod sizes;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pangea_control_core::catalog::Record;
+use pangea_control_core::catalog::{Claim, Record};
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision};
 use pangea_ipc::policy::{Policy, Revised};
@@ -228,7 +228,7 @@ fn print_record(record: &Record) -> String {
         format!("pinned={}", record.pinned),
         format!("used={}", record.used_s),
     ];
-    lines.extend(record.providers.iter().map(|(node, at)| format!("provider={node} {at}")));
+    lines.extend(record.providers.iter().map(|(node, claim)| format!("provider={node} {} {}", claim.at_s, claim.size)));
     lines.push(format!("name={}", record.name)); // names have no line breaks: see `ticket::checked_name`
     lines.join("\n")
 }
@@ -245,15 +245,21 @@ fn parse_record(text: &str) -> Record {
             "used" => record.used_s = value.parse().unwrap_or_default(),
             "name" => value.clone_into(&mut record.name),
             "provider" => {
-                let parsed = value.split_once(' ').and_then(|(node, at)| Some((node.parse().ok()?, at.parse().ok()?)));
-                if let Some((node, at)) = parsed {
-                    record.note_provider(node, at);
+                if let Some((node, claim)) = parse_provider(value) {
+                    record.note_provider(node, claim);
                 }
             }
             _ => {} // of a later version
         }
     }
     record
+}
+
+fn parse_provider(text: &str) -> Option<(NodeId, Claim)> {
+    let mut words = text.split(' ');
+    let (node, at_s) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let size = words.next().and_then(|size| size.parse().ok()).unwrap_or_default(); // an older version had none
+    Some((node, Claim { at_s, size }))
 }
 
 /// A policy as text: one `KEY=VALUE` a line.
@@ -278,7 +284,12 @@ mod tests {
         let mut record =
             Record { name: "a = b".into(), size: 7, chunks_held: 1, disk_bytes: 4096, ..Record::default() };
         (record.pinned, record.used_s) = (true, 99);
-        record.note_provider(node, 5);
+        record.note_provider(node, Claim { at_s: 5, size: 7 });
+        assert_eq!(
+            parse_provider(&format!("{node} 5")),
+            Some((node, Claim { at_s: 5, size: 0 })),
+            "of an older version"
+        );
         let peer = PeerAddress { node, address: Some("127.0.0.1:7".parse().unwrap()) };
         let revised =
             Revised { revision: Revision(2), policy: Policy { fec_max_overhead_pct: 9, ..Policy::default() } };

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures::future::{FutureExt, LocalBoxFuture};
+use pangea_control_core::catalog::Claim;
 use pangea_control_core::plan;
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::chunk_set::ChunkSet;
@@ -68,7 +69,8 @@ pub struct Fetch {
     pub chunks: ChunkSet,
     /// How it stands.
     pub state: watch::Sender<State>,
-    size: u64,
+    /// Bytes in the whole, as far as is known.
+    pub size: u64,
     shares: RefCell<Vec<WorkerShare>>,
     /// Chunks that are nobody's share.
     unassigned: RefCell<ChunkSet>,
@@ -305,6 +307,7 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
     node.refresh_content(fetch.content).await;
     node.update_content(fetch.content, |record| record.used_s = now_s());
     node.catalog.borrow_mut().release(fetch.id);
+    super::sizes::note_end(node, fetch, &result).await;
     let complete = node.catalog.borrow().get(fetch.content).is_some_and(|record| record.is_complete());
     if complete {
         super::sessions::announce(node, fetch.content, fetch.size);
@@ -486,11 +489,12 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere
         });
         futures::future::join_all(dials).await;
     }
-    for (peer, _) in &found {
+    for (peer, here) in &found {
         let peer = *peer;
-        let known = node.catalog.borrow().get(content).is_some_and(|record| record.providers.contains_key(&peer));
-        if !known {
-            node.update_content(content, |record| record.note_provider(peer, now_s()));
+        let known = node.catalog.borrow().get(content).and_then(|record| record.providers.get(&peer).copied());
+        if known.is_none_or(|known| known.size != here.size) {
+            let claim = Claim { at_s: now_s(), size: here.size };
+            node.update_content(content, |record| record.note_provider(peer, claim));
         }
     }
     found

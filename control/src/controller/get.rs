@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use pangea_control_core::catalog::Claim;
 use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::{CHUNK_SIZE, Geometry};
@@ -12,7 +13,7 @@ use pangea_ipc::ids::{ContentId, JobId, NodeId, Token, WorkerIndex};
 use pangea_ipc::node::{Door, Opened};
 use pangea_ipc::peer::FoundHere;
 use pangea_ipc::rpc::WorkerClient;
-use pangea_ipc::worker::{Command, ReadPlan, WORKERS_MAX};
+use pangea_ipc::worker::{Command, Holdings, ReadPlan, WORKERS_MAX};
 use tracing::Instrument;
 
 use super::contents::make_room;
@@ -20,6 +21,7 @@ use super::fetches::{self, State};
 use super::node::{Job, Node, command, fresh_job, now_s};
 use super::put::door;
 use super::sessions::dial_named;
+use super::sizes;
 
 /// How long a get for which no holder is known yet waits for sessions that are being opened.
 const HOLDER_WAIT: Duration = Duration::from_secs(2);
@@ -34,16 +36,7 @@ pub async fn open(
     peers: Vec<PeerAddress>,
     range: Option<Range<u64>>,
 ) -> Result<(Rc<Job>, Opened), Failure> {
-    let mut found = Vec::new();
-    let held = match node.holdings(content).await? {
-        Some(holdings) => holdings,
-        None => {
-            prepare(node).await;
-            let dial_trouble = dial_named(node, &peers).await;
-            found = learn(node, content, &dial_trouble).await?;
-            node.holdings(content).await?.ok_or_else(|| Failure::internal("a manifest vanished"))?
-        }
-    };
+    let (held, found) = begin(node, content, &peers, range.clone()).await?;
     let geometry = Geometry::new(held.size).map_err(|error| Failure::invalid(error.to_string()))?;
     let wanted = wanted(geometry, range)?;
     let mut missing = wanted.clone();
@@ -64,8 +57,6 @@ pub async fn open(
         job.end(Ok(()));
         open_doors(node, &job, content, vec![worker]).await
     } else {
-        // Others may have what these do not.
-        dial_named(node, &peers).await;
         let workers = node.await_running().await?;
         let doors = open_doors(node, &job, content, workers).await?;
         bring(node, &job, content, held.size, missing, found).await.map(|()| doors)
@@ -74,6 +65,37 @@ pub async fn open(
         leave(node, id);
     }
     Ok((job, opened?))
+}
+
+/// What is here of a content, made sure of as far as it must be for what is wanted; and who was found to hold it, when
+/// anyone was asked.
+async fn begin(
+    node: &Rc<Node>,
+    content: ContentId,
+    peers: &[PeerAddress],
+    range: Option<Range<u64>>,
+) -> Result<(Holdings, Vec<(NodeId, FoundHere)>), Failure> {
+    if let Some(held) = node.holdings(content).await? {
+        let whole = Geometry::new(held.size).map_err(|error| Failure::invalid(error.to_string()))?;
+        if wanted(whole, range).is_ok_and(|wanted| wanted.is_subset_of(&held.held)) {
+            return Ok((held, Vec::new()));
+        }
+        prepare(node).await;
+        // Others may have what these do not.
+        dial_named(node, peers).await;
+        let fetched = node.fetches.borrow().iter().any(|fetch| fetch.content == content);
+        if fetched || sizes::is_proven(&held) {
+            return Ok((held, Vec::new()));
+        }
+        let found = fetches::find(node, content).await;
+        let held = sizes::settle(node, content, held, &found).await?;
+        return Ok((held, found));
+    }
+    prepare(node).await;
+    let dial_trouble = dial_named(node, peers).await;
+    let found = learn(node, content, &dial_trouble).await?;
+    let held = node.holdings(content).await?.ok_or_else(|| Failure::internal("a manifest vanished"))?;
+    Ok((sizes::settle(node, content, held, &found).await?, found))
 }
 
 /// Has the workers connect to those of all peers meanwhile: by the time it is known who holds what is wanted, they can ask.
@@ -93,21 +115,25 @@ async fn prepare(node: &Rc<Node>) {
 }
 
 /// Who holds a content of one chunk, as peers have announced it: such a content needs no manifest, so nobody needs to be
-/// asked. Empty = ask.
+/// asked. Empty = ask: also when they do not agree on the size, or it has failed to prove right before.
 fn announced(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere)> {
-    let catalog = node.catalog.borrow();
-    let Some(record) = catalog.get(content).filter(|record| (1..=u64::from(CHUNK_SIZE)).contains(&record.size)) else {
-        return Vec::new();
+    let (catalog, sessions, doubts) = (node.catalog.borrow(), node.sessions.borrow(), node.doubts.borrow());
+    let Some(record) = catalog.get(content) else { return Vec::new() };
+    let here = |(peer, claim): (&NodeId, &Claim)| {
+        let here = FoundHere {
+            size: claim.size,
+            held: ChunkSet::full(1),
+            name: record.name.clone(),
+            // The value of the only chunk is the content id.
+            values: vec![content.0],
+        };
+        (*peer, here)
     };
-    let sessions = node.sessions.borrow();
-    let here = FoundHere {
-        size: record.size,
-        held: ChunkSet::full(1),
-        name: record.name.clone(),
-        // The value of the only chunk is the content id.
-        values: vec![content.0],
-    };
-    record.providers.keys().filter(|peer| sessions.contains_key(*peer)).map(|peer| (*peer, here.clone())).collect()
+    let found: Vec<_> = record.providers.iter().filter(|(peer, _)| sessions.contains_key(*peer)).map(here).collect();
+    let believed = |size: u64| (1..=u64::from(CHUNK_SIZE)).contains(&size) && !doubts.contains(content, size);
+    let agreed = found.windows(2).all(|two| matches!(two, [(_, one), (_, other)] if one.size == other.size));
+    let all = agreed && found.iter().all(|(_, here)| believed(here.size));
+    if all { found } else { Vec::new() }
 }
 
 /// Finds out what a content is: its manifest, proven, comes into the store. Says who holds it.
@@ -142,6 +168,10 @@ async fn learn(
              or use a ticket (pangeactl peer ls shows who is connected)"
         )));
     }
+    let told = found.iter().map(|(_, here)| here.size);
+    let (sizes, _) = node.doubts.borrow().ranked(content, told);
+    let mut found = found;
+    found.sort_by_key(|(_, here)| sizes.iter().position(|size| *size == here.size));
     let (size, name) = fetches::get_manifest(node, content, &found).await?;
     node.update_content(content, |record| {
         record.size = size;

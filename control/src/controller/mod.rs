@@ -10,6 +10,7 @@
 //! | [`front_door`] | programs' requests |
 //! | [`put`], [`get`], [`verify`], [`contents`] | what these requests do |
 //! | [`fetches`] | bringing chunks here, from plan to catalog |
+//! | [`sizes`] | the size of a content, until its last chunk proves it |
 //! | [`catalog_db`] | what survives a restart |
 //! | [`metrics`] | Prometheus text |
 //! | [`node`] | the state that all of these share |
@@ -30,5 +31,6 @@ pub mod put;
 pub mod run;
 pub mod sessions;
 pub mod settings;
+pub mod sizes;
 pub mod verify;
 pub mod workers;

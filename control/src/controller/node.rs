@@ -10,6 +10,7 @@ use pangea_control_core::catalog::{Catalog, Record};
 use pangea_control_core::fleet::Fleet;
 use pangea_control_core::history::History;
 use pangea_control_core::neighbours::Neighbours;
+use pangea_control_core::sizes::Doubts;
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, JobId, NodeId, WorkerIndex};
@@ -157,6 +158,8 @@ pub struct Node {
     pub fetches: RefCell<Vec<Rc<Fetch>>>,
     /// Fetches that an earlier controller began and that go on.
     pub orphans: RefCell<Vec<(WorkerIndex, JobId, Option<ContentId>)>>,
+    /// Sizes of contents that nodes told and that are in doubt.
+    pub doubts: RefCell<Doubts>,
     /// Who waits for which verify.
     pub verifies: RefCell<HashMap<JobId, oneshot::Sender<Verified>>>,
     /// Where the controller listens for peers.
@@ -245,6 +248,7 @@ impl Node {
             jobs: RefCell::default(),
             fetches: RefCell::default(),
             orphans: RefCell::default(),
+            doubts: RefCell::default(),
             verifies: RefCell::default(),
             listen: Cell::new(None),
             metrics: Cell::new(None),

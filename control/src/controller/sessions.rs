@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
+use pangea_control_core::catalog::Claim;
 use pangea_control_core::neighbours::{Neighbours, PING_TIME, is_kept};
 use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::content::Manifest;
@@ -389,13 +390,10 @@ impl Answers {
             }
             PeerRequest::Announce { content, size, name } => {
                 node.update_content(content, |record| {
-                    if record.chunks_held == 0 {
-                        record.size = size;
-                    }
                     if record.name.is_empty() {
                         record.name = pangea_ipc::ticket::checked_name(&name).unwrap_or_default();
                     }
-                    record.note_provider(self.peer, now_s());
+                    record.note_provider(self.peer, Claim { at_s: now_s(), size });
                 });
                 Ok(PeerResponse::Noted)
             }
