@@ -188,7 +188,11 @@ impl Content {
             let mut space = vec![0; pangea_ipc::content::CHUNK_SIZE as usize];
             for chunk in unclaimed.iter().filter(|chunk| files.is_written(*chunk)) {
                 let len = files.read(chunk, &mut space)?;
-                if files.manifest().check(chunk, space.get(..len).unwrap_or_default()).is_ok() {
+                let bytes = space.get(..len).unwrap_or_default();
+                if files.manifest().check(chunk, bytes).is_ok() {
+                    // After a sync that failed the system takes what it holds for written: only writing it again makes
+                    // the next sync tell the truth.
+                    files.write(chunk, bytes)?;
                     right.insert(chunk);
                 }
             }

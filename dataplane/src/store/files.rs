@@ -5,10 +5,11 @@
 //! never made up. Order on disk: data, sync, then the claim. These functions wait for the disk; they run on the store
 //! thread or on a blocking task, never on the network thread.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::{Whence, lseek};
 use pangea_ipc::chunk_set::ChunkSet;
@@ -16,6 +17,11 @@ use pangea_ipc::content::{CONTENT_SIZE_MAX, ChunkIndex, Manifest};
 use pangea_ipc::ids::ContentId;
 
 use super::StoreError;
+#[cfg(not(test))]
+use super::disk;
+use super::disk::Located;
+#[cfg(test)]
+use super::machine as disk;
 
 const HAVE_MAGIC: &[u8; 8] = b"PGHAVE01";
 /// Bytes before the bits: magic, bound (u32, little-endian), four zero bytes.
@@ -25,16 +31,15 @@ const DATA: &str = "data";
 const MANIFEST: &str = "manifest";
 const HAVE: &str = "have";
 
-/// Mode of every file in the store: the node's user alone.
-const FILE_MODE: u32 = 0o600;
-
 /// An open content: its proven manifest and its files. Shared by the network and the store thread.
 #[derive(Debug)]
 pub struct ContentFiles {
     folder: PathBuf,
     manifest: Manifest,
-    data: File,
-    have: File,
+    data: Located,
+    have: Located,
+    /// The names of these files, and of their folder, are durable.
+    named: AtomicBool,
 }
 
 impl ContentFiles {
@@ -46,13 +51,13 @@ impl ContentFiles {
     pub fn open(store: &Path, id: ContentId) -> Result<Self, StoreError> {
         let folder = store.join(id.to_string());
         let manifest = read_manifest(&folder, id)?;
-        let data = open_file(&folder.join(DATA))?;
+        let (data, _) = disk::open(&folder.join(DATA))?;
         let size = manifest.geometry().size();
-        if data.metadata().map_err(StoreError::at(&folder))?.len() != size {
-            data.set_len(size).map_err(StoreError::at(&folder))?;
+        if data.file.metadata().map_err(StoreError::at(&folder))?.len() != size {
+            disk::set_len(&data, size)?;
         }
-        let have = open_file(&folder.join(HAVE))?;
-        Ok(Self { folder, manifest, data, have })
+        let (have, _) = disk::open(&folder.join(HAVE))?;
+        Ok(Self { folder, manifest, data, have, named: AtomicBool::new(false) })
     }
 
     /// What the content is and how its chunks are checked.
@@ -66,7 +71,7 @@ impl ContentFiles {
     /// # Errors
     /// What the disk says.
     pub fn write(&self, chunk: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
-        self.data.write_all_at(bytes, self.offset(chunk)).map_err(StoreError::at(&self.folder))
+        disk::write_at(&self.data, bytes, self.offset(chunk))
     }
 
     /// Reads a chunk into the front of `space`; says its length. The bytes are not checked.
@@ -78,7 +83,7 @@ impl ContentFiles {
         let Some(part) = space.get_mut(..len) else {
             return Err(StoreError::Damaged { path: self.folder.clone(), what: "a chunk larger than its buffer" });
         };
-        match self.data.read_exact_at(part, self.offset(chunk)) {
+        match self.data.file.read_exact_at(part, self.offset(chunk)) {
             Ok(()) => Ok(len),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(StoreError::Damaged { path: self.folder.join(DATA), what: "a data file that ends too early" })
@@ -94,7 +99,7 @@ impl ContentFiles {
         let end = start + u64::from(self.manifest.geometry().chunk_len(chunk));
         let Ok(from) = i64::try_from(start) else { return false };
         // A file system without holes answers with the offset itself: then the chunk is read and checked in vain.
-        lseek(&self.data, from, Whence::SeekData).is_ok_and(|found| u64::try_from(found).is_ok_and(|at| at < end))
+        lseek(&self.data.file, from, Whence::SeekData).is_ok_and(|found| u64::try_from(found).is_ok_and(|at| at < end))
     }
 
     /// Makes all data written so far durable, then claims `chunks`, which must be among it.
@@ -102,18 +107,31 @@ impl ContentFiles {
     /// # Errors
     /// [`StoreError::Sync`] when the disk could not promise; the claim is not made then.
     pub fn claim(&self, chunks: &ChunkSet) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Sync { path: self.folder.clone(), source };
-        self.data.sync_data().map_err(failed)?;
-        self.change_held(|held| held.union_with(chunks))?;
-        self.have.sync_data().map_err(failed)
+        disk::sync(&self.data)?;
+        if !self.named.load(Ordering::Relaxed) {
+            // Once is enough; to do it twice at the same time does no harm.
+            disk::sync_folder(&self.folder)?;
+            self.folder.parent().map_or(Ok(()), disk::sync_folder)?;
+            self.named.store(true, Ordering::Relaxed);
+        }
+        let mut news = chunks.clone();
+        self.change_held(|held| {
+            news.subtract(held);
+            held.union_with(chunks);
+        })?;
+        disk::sync(&self.have).inspect_err(|_| {
+            // What could not be synced may still be read back until power fails: it must not look durable.
+            let _ = self.change_held(|held| held.subtract(&news));
+        })
     }
 
-    /// Takes back the claim on `chunks`, which were found wrong.
+    /// Takes back the claim on `chunks`, which were found wrong, for good.
     ///
     /// # Errors
     /// What the disk says.
     pub fn disclaim(&self, chunks: &ChunkSet) -> Result<(), StoreError> {
-        self.change_held(|held| held.subtract(chunks))
+        self.change_held(|held| held.subtract(chunks))?;
+        disk::sync(&self.have)
     }
 
     /// The chunks that any worker of this node has claimed.
@@ -121,19 +139,19 @@ impl ContentFiles {
     /// # Errors
     /// What the disk says; a bitmap that makes no sense counts as empty, so its chunks are checked again.
     pub fn held(&self) -> Result<ChunkSet, StoreError> {
-        read_held(&self.have, self.manifest.geometry().chunk_count()).map_err(StoreError::at(&self.folder))
+        read_held(&self.have.file, self.manifest.geometry().chunk_count()).map_err(StoreError::at(&self.folder))
     }
 
     fn change_held(&self, change: impl FnOnce(&mut ChunkSet)) -> Result<(), StoreError> {
         let at = || StoreError::at(&self.folder);
         let bound = self.manifest.geometry().chunk_count();
-        self.have.lock().map_err(at())?;
-        let result = read_held(&self.have, bound).and_then(|mut held| {
+        self.have.file.lock().map_err(at())?;
+        let result = read_held(&self.have.file, bound).map_err(at()).and_then(|mut held| {
             change(&mut held);
-            self.have.write_all_at(&have_bytes(&held), 0)
+            disk::write_at(&self.have, &have_bytes(&held), 0)
         });
-        self.have.unlock().map_err(at())?;
-        result.map_err(at())
+        self.have.file.unlock().map_err(at())?;
+        result
     }
 
     fn offset(&self, chunk: ChunkIndex) -> u64 {
@@ -180,9 +198,9 @@ pub fn read_manifest(folder: &Path, id: ContentId) -> Result<Manifest, StoreErro
 ///
 /// # Errors
 /// What the disk says.
-pub fn create_incoming(folder: &Path) -> Result<File, StoreError> {
-    std::fs::create_dir(folder).map_err(StoreError::at(folder))?;
-    open_file(&folder.join(DATA))
+pub fn create_incoming(folder: &Path) -> Result<Located, StoreError> {
+    disk::create_folder(folder)?;
+    Ok(disk::open(&folder.join(DATA))?.0)
 }
 
 /// Completes a put: makes data, manifest and full bitmap durable in `incoming`, then moves it in place. Where the
@@ -190,20 +208,28 @@ pub fn create_incoming(folder: &Path) -> Result<File, StoreError> {
 ///
 /// # Errors
 /// What the disk says.
-pub fn finish_put(store: &Path, incoming: &Path, data: &File, manifest: &Manifest) -> Result<(), StoreError> {
-    let sync_failed = |source| StoreError::Sync { path: incoming.to_owned(), source };
-    data.sync_data().map_err(sync_failed)?;
+pub fn finish_put(store: &Path, incoming: &Path, data: &Located, manifest: &Manifest) -> Result<(), StoreError> {
+    disk::sync(data)?;
     let full = ChunkSet::full(manifest.geometry().chunk_count());
     write_synced(&incoming.join(MANIFEST), &manifest.to_file_bytes())?;
     write_synced(&incoming.join(HAVE), &have_bytes(&full))?;
-    sync_folder(incoming)?;
+    disk::sync_folder(incoming)?;
     let place = store.join(manifest.id().to_string());
-    match std::fs::rename(incoming, &place) {
-        Ok(()) => sync_folder(store),
+    let move_in = || disk::rename(incoming, &place);
+    match move_in() {
+        Ok(()) => disk::sync_folder(store),
         // A folder that is not empty cannot be replaced: the content, or a part of it, is here.
         Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
-            fill_in(store, manifest, data)?;
-            std::fs::remove_dir_all(incoming).map_err(StoreError::at(incoming))
+            match fill_in(store, manifest, &data.file) {
+                // What a get left that was cut short before its manifest was whole: of no use to anyone.
+                Err(StoreError::NotHere { .. } | StoreError::Damaged { .. }) => {
+                    remove(store, manifest.id())?;
+                    move_in().map_err(StoreError::at(&place))?;
+                    disk::sync_folder(store)
+                }
+                Err(error) => Err(error),
+                Ok(()) => disk::remove_all(incoming),
+            }
         }
         Err(error) => Err(StoreError::at(&place)(error)),
     }
@@ -221,7 +247,8 @@ fn fill_in(store: &Path, manifest: &Manifest, data: &File) -> Result<(), StoreEr
         data.read_exact_at(part, manifest.geometry().chunk_offset(chunk)).map_err(StoreError::at(store))?;
         content.write(chunk, part)?;
     }
-    if missing.is_empty() { Ok(()) } else { content.claim(&missing) }
+    // Also when nothing is missing: what an earlier put moved in place may not be durable yet.
+    content.claim(&ChunkSet::full(manifest.geometry().chunk_count()))
 }
 
 /// Deletes a content's files. They leave the store at once; their space follows.
@@ -230,13 +257,14 @@ fn fill_in(store: &Path, manifest: &Manifest, data: &File) -> Result<(), StoreEr
 /// What the disk says; a content that is not here is no error.
 pub fn remove(store: &Path, id: ContentId) -> Result<(), StoreError> {
     let trash = store.join(format!("{TRASH_PREFIX}{id}"));
-    match std::fs::rename(store.join(id.to_string()), &trash) {
+    disk::remove_all(&trash)?; // of a removal that was cut short
+    match disk::rename(&store.join(id.to_string()), &trash) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(StoreError::at(store)(error)),
     }
-    sync_folder(store)?;
-    std::fs::remove_dir_all(&trash).map_err(StoreError::at(&trash))
+    disk::sync_folder(store)?;
+    disk::remove_all(&trash)
 }
 
 /// Start of the name of a folder that is being deleted.
@@ -244,26 +272,10 @@ pub const TRASH_PREFIX: &str = "trash-";
 /// Start of the name of a folder that a put fills.
 pub const INCOMING_PREFIX: &str = "incoming-";
 
-fn open_file(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(path)
-        .map_err(StoreError::at(path))
-}
-
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut file = open_file(path)?;
-    file.write_all(bytes).map_err(StoreError::at(path))?;
-    file.sync_data().map_err(|source| StoreError::Sync { path: path.to_owned(), source })
-}
-
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    let file = File::open(folder).map_err(StoreError::at(folder))?;
-    file.sync_all().map_err(|source| StoreError::Sync { path: folder.to_owned(), source })
+    let (file, _) = disk::open(path)?;
+    disk::write_at(&file, bytes, 0)?;
+    disk::sync(&file)
 }
 
 fn have_bytes(held: &ChunkSet) -> Vec<u8> {

@@ -5,7 +5,12 @@
 //! ever stored, served or handed to a program. [`content`] keeps what this worker knows of an open content.
 
 pub mod content;
+#[cfg(test)]
+mod crashes;
+pub mod disk;
 pub mod files;
+#[cfg(test)]
+mod machine;
 pub mod put;
 pub mod thread;
 

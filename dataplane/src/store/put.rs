@@ -1,21 +1,24 @@
 //! A content on its way in: bytes are hashed and written as they come, the id is known at the end.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use pangea_ipc::content::{CHUNK_SIZE, ChunkIndex, Manifest};
 use pangea_ipc::ids::{JobId, WorkerIndex};
 
 use super::StoreError;
+#[cfg(not(test))]
+use super::disk;
+use super::disk::Located;
 use super::files::{INCOMING_PREFIX, TRASH_PREFIX, create_incoming, finish_put};
+#[cfg(test)]
+use super::machine as disk;
 
 /// The folder of one put. Dropped unfinished, it is deleted.
 #[derive(Debug)]
 pub struct Incoming {
     store: PathBuf,
     folder: PathBuf,
-    data: File,
+    data: Located,
 }
 
 impl Incoming {
@@ -35,7 +38,7 @@ impl Incoming {
     /// What the disk says.
     pub fn write(&self, chunk: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
         let offset = u64::from(chunk) * u64::from(CHUNK_SIZE);
-        self.data.write_all_at(bytes, offset).map_err(StoreError::at(&self.folder))
+        disk::write_at(&self.data, bytes, offset)
     }
 
     /// Makes everything durable and moves it in place. Waits for the disk.
@@ -50,7 +53,7 @@ impl Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         // After a finished put the folder is elsewhere; what cannot be deleted now is swept at the next start.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = disk::remove_all(&self.folder);
     }
 }
 
@@ -69,12 +72,7 @@ pub fn sweep(store: &Path, worker: WorkerIndex) -> Result<(), StoreError> {
         let name = entry.file_name();
         let left_behind = name.to_str().is_some_and(|name| name.starts_with(&own) || name.starts_with(TRASH_PREFIX));
         if left_behind {
-            match std::fs::remove_dir_all(entry.path()) {
-                Ok(()) => {}
-                // Another worker sweeps the same trash.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(StoreError::at(&entry.path())(error)),
-            }
+            disk::remove_all(&entry.path())?;
         }
     }
     Ok(())
