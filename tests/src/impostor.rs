@@ -1,4 +1,4 @@
-//! A peer that speaks every protocol rightly up to the point where it lies.
+//! A peer that speaks every protocol rightly up to the point where it lies, or dawdles.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use pangea_ipc::peer::{Found, FoundHere, Introduction, PeerRequest, PeerResponse
 use pangea_ipc::rpc::{PeerService, peer_session};
 use pangea_ipc::worker::Pin;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// What is wrong with the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum Lie {
     LongManifest,
     /// A size that no content has.
     ImpossibleSize,
+    /// No lie: the right bytes, but those of the second half only after [`Impostor::release`].
+    LateHalf,
     /// A size that fits the number of chunks but is not the content's, and bytes for it.
     OtherSize,
 }
@@ -55,6 +57,7 @@ pub enum Lie {
 pub struct Impostor {
     address: PeerAddress,
     answers: Receiver<PeerResponse>,
+    gate: watch::Sender<bool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -69,10 +72,11 @@ impl Impostor {
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = channel();
         let (note, answers) = channel();
+        let (gate, released) = watch::channel(false);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio::task::LocalSet::new().block_on(&runtime, async {
-                let state = State::new(bytes, lie, curious, note);
+                let state = State::new(bytes, lie, curious, note, released);
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let address = listener.local_addr().unwrap();
                 tell.send(PeerAddress { node: state.node.node, address: Some(address) }).unwrap();
@@ -84,13 +88,18 @@ impl Impostor {
             });
         });
         let address = told.recv().unwrap();
-        Self { address, answers, stop: Some(stop), thread: Some(thread) }
+        Self { address, answers, gate, stop: Some(stop), thread: Some(thread) }
     }
 
     /// `NODEID@HOST:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Gives from now on what [`Lie::LateHalf`] holds back.
+    pub fn release(&self) {
+        self.gate.send_replace(true);
     }
 
     /// What a node that opened a session answered to the next of [`guests_requests`]; waits for it.
@@ -129,6 +138,7 @@ struct State {
     lie: Lie,
     curious: ContentId,
     note: Sender<PeerResponse>,
+    released: watch::Receiver<bool>,
     manifest: Manifest,
     node: NodeIdentity,
     quic: quinn::Endpoint,
@@ -137,7 +147,13 @@ struct State {
 }
 
 impl State {
-    fn new(bytes: Vec<u8>, lie: Lie, curious: ContentId, note: Sender<PeerResponse>) -> Rc<Self> {
+    fn new(
+        bytes: Vec<u8>,
+        lie: Lie,
+        curious: ContentId,
+        note: Sender<PeerResponse>,
+        released: watch::Receiver<bool>,
+    ) -> Rc<Self> {
         let identity = WorkerIdentity::generate().unwrap();
         let pins = Pins::default();
         let quic =
@@ -145,7 +161,7 @@ impl State {
         let worker = Endpoint { worker: WorkerIndex(0), address: quic.local_addr().unwrap(), key: identity.key() };
         let manifest = manifest_of(&bytes);
         let node = NodeIdentity::generate().unwrap();
-        Rc::new(Self { bytes, lie, curious, note, manifest, node, quic, worker, pins })
+        Rc::new(Self { bytes, lie, curious, note, released, manifest, node, quic, worker, pins })
     }
 
     fn chunk(&self, chunk: u32) -> &[u8] {
@@ -257,6 +273,13 @@ async fn answer(
     let len = u32::try_from(right.len())?;
     let wrong = vec![0xee; right.len()];
     match state.lie {
+        Lie::LateHalf => {
+            if request.chunk >= state.manifest.geometry().chunk_count() / 2 {
+                state.released.clone().wait_for(|released| *released).await?;
+            }
+            send.write_all(&Answer::Stream { len }.to_bytes()).await?;
+            send.write_all(right).await?;
+        }
         Lie::OtherSize => {
             let last = request.chunk + 1 == state.manifest.geometry().chunk_count();
             let told = if last { &right[..right.len() - 1] } else { right };
@@ -314,6 +337,32 @@ pub fn knock(address: SocketAddr, node: NodeId, identity: &NodeIdentity) -> Stri
         })
         .expect("a refusal")
         .to_string()
+}
+
+/// Opens a session as a node that is admitted, and asks one thing.
+///
+/// # Panics
+/// When it is not let in or not answered.
+#[must_use]
+pub fn ask(address: SocketAddr, node: NodeId, identity: &NodeIdentity, request: &PeerRequest) -> PeerResponse {
+    struct Asker;
+    impl PeerService for Asker {
+        fn call(self: Rc<Self>, request: PeerRequest) -> LocalBoxFuture<'static, PeerResponse> {
+            Box::pin(async move {
+                match request {
+                    PeerRequest::Introduce(_) => PeerResponse::Introduction(introduction(Vec::new())),
+                    _ => PeerResponse::Refused(Failure::not_found("not here")),
+                }
+            })
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let stream = noise::connect(TcpStream::connect(address).await.unwrap(), identity, node).await.unwrap();
+        let (client, driver) = peer_session(stream, true, Rc::new(Asker));
+        tokio::task::spawn_local(driver);
+        client.call(request).await.unwrap()
+    })
 }
 
 /// One request of every kind that is for admitted nodes alone.

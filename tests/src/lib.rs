@@ -6,6 +6,7 @@
 //! | `tests/bad_input.rs` | a clear error and nothing lost |
 //! | `tests/kills.rs` | `kill -9` of any process at any moment |
 //! | `tests/strangers.rs` | unknown and hostile peers |
+//! | `tests/swarm.rs` | parts are served, peers tell of other holders |
 //! | `tests/netlab.rs` | the emulated link is what its settings say (needs root) |
 //! | `tests/tidy.rs` | rules that compilers do not check |
 //! | `src/netlab/` | a link of our choice between two network namespaces |
