@@ -223,6 +223,40 @@ fn verify_says_what_is_lost_when_nobody_else_has_it() {
 }
 
 #[test]
+fn what_nobody_can_have_is_refused_as_soon_as_all_have_answered() {
+    /// Well below the 10 s that a fetch waits for holders that may come back.
+    const AT_ONCE: Duration = Duration::from_secs(5);
+    let (node, other) = (Node::start(one()), Node::start(one()));
+    let source = node.file("source");
+    sample::write_file(&source, 4 * CHUNK, 3).unwrap();
+    let id = node.put(&source);
+    let data = node.state_dir().join("store").join(&id).join("data");
+    let refused = |arguments: &[&str], code: i32, said: &str| {
+        let started = Instant::now();
+        let run = node.ctl(arguments);
+        assert!(started.elapsed() < AT_ONCE, "{arguments:?} took {:?}: {run:?}", started.elapsed());
+        assert_eq!(run.code, Some(code), "{run:?}");
+        assert!(run.stderr.contains(said), "{run:?}");
+    };
+    let all_refused = |chunk: u64| {
+        let file = std::fs::OpenOptions::new().write(true).open(&data).unwrap();
+        file.write_all_at(b"rot", chunk * CHUNK + 7).unwrap();
+        refused(&["verify", &id], 1, "run the command again when a holder is reachable");
+        refused(&["get", &id, "-o", node.file("got").to_str().unwrap()], 5, "name one with get --peer");
+        refused(&["get", &"0".repeat(64)], 3, "name a holder with --peer");
+    };
+    // Without any peer; with one that does not answer; with one that has nothing.
+    all_refused(0);
+    let nobody = format!("{}@127.0.0.1:1", "a".repeat(52));
+    let _ = node.ctl(["peer", "add", &nobody]).ok();
+    wait_for("a dial that failed", || node.json(["peer", "ls"])["peers"][0]["trouble"] != "");
+    all_refused(1);
+    other.befriend(&node);
+    wait_for("a session", || node.json(["status"])["peers_active"] == 1);
+    all_refused(2);
+}
+
+#[test]
 fn a_path_to_a_node_that_was_only_asked_is_measured_too() {
     let (a, b) = (Node::start(one()), Node::start(one()));
     let _ = a.ctl(["peer", "add", b.id()]).ok();

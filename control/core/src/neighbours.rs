@@ -124,6 +124,16 @@ impl Neighbours {
         self.nodes.iter().filter(|(_, node)| node.admitted && node.address.is_some()).map(|(id, _)| *id).collect()
     }
 
+    /// Whether a node without a session may be heard of soon: it is dialled and has not failed to answer yet, or its
+    /// session ended less than `recently` ago.
+    #[must_use]
+    pub fn may_come(&self, recently: Duration, now: Instant) -> bool {
+        self.nodes.values().filter(|node| node.admitted && !node.has_session).any(|node| {
+            let first_dial = node.address.is_some() && !node.had_session && node.failed_dials == 0;
+            first_dial || node.lost_at.is_some_and(|at| now.saturating_duration_since(at) < recently)
+        })
+    }
+
     /// A session stands.
     pub fn handle_session(&mut self, node: NodeId) {
         let known = self.nodes.entry(node).or_default();
@@ -323,6 +333,25 @@ mod tests {
         assert_eq!((pins.len(), expiry), (1, Some(now + grace)));
         assert_eq!(store.pins(grace, now + grace), (vec![], None));
         assert_eq!(store.pins(Duration::ZERO, now), (vec![], None));
+    }
+
+    #[test]
+    fn a_node_is_waited_for_until_it_has_failed_to_answer_or_been_away_too_long() {
+        let now = start();
+        let recently = Duration::from_secs(10);
+        let mut store = Neighbours::default();
+        assert!(!store.may_come(recently, now), "nobody");
+        store.note(peer(B)).unwrap();
+        store.admit(PeerAddress { node: B, address: None }).unwrap();
+        store.admit(PeerAddress { node: A, address: None }).unwrap();
+        assert!(store.may_come(recently, now), "B is dialled");
+        store.handle_dial_failed(B, "nobody there", 0.5);
+        assert!(!store.may_come(recently, now), "B does not answer, A has no address");
+        store.handle_session(A);
+        assert!(!store.may_come(recently, now), "A is here already");
+        store.handle_session_end(A, "gone", now);
+        assert!(store.may_come(recently, now + Duration::from_secs(9)), "A may only be restarting");
+        assert!(!store.may_come(recently, now + recently));
     }
 
     #[test]

@@ -323,7 +323,8 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
 async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere)>) -> Result<(), Failure> {
     let mut sources = sources_of(node, fetch, found);
     let mut asked_at: Option<Instant> = (!sources.is_empty()).then(Instant::now);
-    let mut asking: Option<LocalBoxFuture<'_, Vec<Source>>> = None;
+    let mut asking: Option<LocalBoxFuture<'_, (Vec<Source>, bool)>> = None;
+    let mut hope = true;
     let mut changes = node.sessions_changed.subscribe();
     let mut workers_changed = node.workers_changed.subscribe();
     loop {
@@ -333,8 +334,11 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
         if fetch.users.get() == 0 {
             return Err(Failure::cancelled("nobody waits for it any more; what is here stays"));
         }
+        let before = sources.len();
+        sources.retain(|source| !fetch.banned.borrow().contains(&source.node));
+        let found_out = sources.len() < before;
         // A peer that answers late, or never, must not hold up the fetch.
-        if asking.is_none() && asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+        if asking.is_none() && (found_out || asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN)) {
             asked_at = Some(Instant::now());
             asking = Some(current_sources(node, fetch).boxed_local());
         }
@@ -343,8 +347,13 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
         if settled && fetch.shares.borrow().iter().all(|share| !share.running) {
             return Ok(());
         }
-        if sources.is_empty() && asking.is_none() && fetch.starved_since.get().is_none() {
-            fetch.starved_since.set(Some(Instant::now()));
+        if sources.is_empty() && asking.is_none() {
+            if !hope {
+                return Err(starved(node, fetch, &sources));
+            }
+            if fetch.starved_since.get().is_none() {
+                fetch.starved_since.set(Some(Instant::now()));
+            }
         }
         if let Some(since) = fetch.starved_since.get()
             && since.elapsed() >= STARVED_TIME
@@ -353,8 +362,8 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
         }
         tokio::select! {
             () = fetch.news.notified() => {}
-            Some(news) = async { Some(asking.as_mut()?.await) } => {
-                asking = None;
+            Some((news, more)) = async { Some(asking.as_mut()?.await) } => {
+                (asking, hope) = (None, more);
                 if news != sources {
                     sources = news;
                     set_sources(node, fetch, &sources).await;
@@ -379,20 +388,33 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
     if !trouble.is_empty() {
         text.push_str(&format!("; last trouble: {trouble}"));
     }
-    text.push_str("; what is here stays: run the command again when a holder is reachable (pangeactl peer ls)");
+    text.push_str(
+        "; what is here stays: run the command again when a holder is reachable (pangeactl peer ls), or name one with \
+         get --peer",
+    );
     let code = if banned.is_empty() { FailureCode::Unavailable } else { FailureCode::Corrupt };
     Failure::new(code, text)
 }
 
-/// Who holds what, as far as peers with a session say now.
-async fn current_sources(node: &Rc<Node>, fetch: &Fetch) -> Vec<Source> {
-    sources_of(node, fetch, find(node, fetch.content).await)
+/// Who holds what, as far as peers with a session say now. Second: whether it is worth waiting for more. It is not when
+/// everybody who is known has answered, or has been found not to, and nobody has any of it.
+async fn current_sources(node: &Rc<Node>, fetch: &Fetch) -> (Vec<Source>, bool) {
+    let (found, all_answered) = find(node, fetch.content).await;
+    // Who has some of it may be getting the rest, or its workers may be away for a moment.
+    let some = found.iter().any(|(peer, here)| counts(fetch, *peer, here));
+    let may_come = node.neighbours.borrow().may_come(STARVED_TIME, Instant::now());
+    (sources_of(node, fetch, found), some || may_come || !all_answered)
+}
+
+/// Whether what a peer says to hold is of this content, and the peer has not been found out.
+fn counts(fetch: &Fetch, peer: NodeId, here: &FoundHere) -> bool {
+    !fetch.banned.borrow().contains(&peer) && here.size == fetch.size
 }
 
 fn sources_of(node: &Node, fetch: &Fetch, found: Vec<(NodeId, FoundHere)>) -> Vec<Source> {
     let mut holders = Vec::new();
     for (peer, here) in found {
-        if fetch.banned.borrow().contains(&peer) || here.size != fetch.size {
+        if !counts(fetch, peer, &here) {
             continue;
         }
         let endpoints = node.neighbours.borrow().workers(peer).to_vec();
@@ -452,10 +474,12 @@ async fn assign(node: &Rc<Node>, fetch: &Fetch, sources: &[Source]) -> Result<()
     Ok(())
 }
 
-/// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets.
-pub async fn find(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere)> {
+/// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets. Second:
+/// whether all of them have answered.
+pub async fn find(node: &Rc<Node>, content: ContentId) -> (Vec<(NodeId, FoundHere)>, bool) {
     let mut asked: BTreeSet<NodeId> = BTreeSet::new();
     let mut found = Vec::new();
+    let mut all_answered = true;
     // Peers, then those whom peers tell of: hearsay of hearsay is not followed.
     for round in 0..2 {
         let sessions: Vec<(NodeId, Session)> = {
@@ -474,7 +498,11 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere
                     hearsay.extend(answer.others);
                 }
                 Ok(other) => tracing::debug!(%peer, failure = %unexpected(&other), "a peer was not understood"),
-                Err(failure) => tracing::debug!(%peer, %failure, "a peer could not be asked"),
+                Err(failure) => {
+                    // One that refuses has answered.
+                    all_answered &= failure.code == FailureCode::Denied;
+                    tracing::debug!(%peer, %failure, "a peer could not be asked");
+                }
             }
         }
         let follow = round == 0 && node.policy.borrow().policy.discovery_hearsay;
@@ -497,7 +525,7 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere
             node.update_content(content, |record| record.note_provider(peer, claim));
         }
     }
-    found
+    (found, all_answered)
 }
 
 /// Gets the manifest from whoever can prove one, and puts it in the store. Says the content's size and name.

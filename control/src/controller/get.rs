@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pangea_control_core::catalog::Claim;
 use pangea_ipc::address::{Endpoint, PeerAddress};
@@ -87,7 +87,7 @@ async fn begin(
         if fetched || sizes::is_proven(&held) {
             return Ok((held, Vec::new()));
         }
-        let found = fetches::find(node, content).await;
+        let (found, _) = fetches::find(node, content).await;
         let held = sizes::settle(node, content, held, &found).await?;
         return Ok((held, found));
     }
@@ -150,9 +150,9 @@ async fn learn(
     let deadline = tokio::time::Instant::now() + HOLDER_WAIT;
     let mut changes = node.sessions_changed.subscribe();
     let found = loop {
-        let found = fetches::find(node, content).await;
+        let (found, _) = fetches::find(node, content).await;
         // A node that has just started may still be dialling its peers.
-        let more = node.sessions.borrow().is_empty() && !node.neighbours.borrow().to_keep_up().is_empty();
+        let more = node.neighbours.borrow().may_come(HOLDER_WAIT, Instant::now());
         if !found.is_empty() || !more || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
             break found;
         }
