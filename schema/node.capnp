@@ -103,6 +103,18 @@ struct JobReport {
   chunksBad @11 :UInt32;
   chunksLost @12 :UInt32;
   shares @13 :List(ShareReport);
+  contentsDamaged @14 :UInt32;
+  damaged @15 :List(Damage);
+}
+
+struct Damage {
+  content @0 :Data;
+  chunksBad @1 :UInt32;
+  chunksLost @2 :UInt32;
+  failure :union {
+    none @3 :Void;           # repaired
+    some @4 :Common.Failure;
+  }
 }
 
 struct ShareReport {

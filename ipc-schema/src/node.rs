@@ -20,6 +20,8 @@ pub const WATCH_MS_MAX: u32 = 20_000;
 pub const LISTING_PAGE_MAX: usize = 1024;
 /// Assignments in one policy change at most.
 pub const ASSIGNMENTS_MAX: usize = 64;
+/// Damaged contents that one job report names at most; it counts them all.
+pub const DAMAGED_MAX: usize = 1024;
 /// Bytes of one text (path, name, assignment) at most.
 pub const TEXT_MAX: usize = 4096;
 /// Policies in one history at most.
@@ -194,6 +196,23 @@ pub struct JobReport {
     pub chunks_lost: u32,
     /// What came through which worker from which node.
     pub shares: Vec<ShareReport>,
+    /// Contents that were damaged or could not be read (verify).
+    pub contents_damaged: u32,
+    /// These, the first [`DAMAGED_MAX`] of them (verify).
+    pub damaged: Vec<Damage>,
+}
+
+/// A content that a verify found damaged, or could not read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The content.
+    pub content: ContentId,
+    /// Chunks found wrong.
+    pub chunks_bad: u32,
+    /// Of these, chunks that nobody could give back.
+    pub chunks_lost: u32,
+    /// Why it is not whole again; `None` when it is.
+    pub failure: Option<Failure>,
 }
 
 /// What came through one worker from one node.

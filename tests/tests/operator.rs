@@ -223,6 +223,49 @@ fn verify_says_what_is_lost_when_nobody_else_has_it() {
 }
 
 #[test]
+fn verify_of_all_names_every_damaged_content() {
+    let (node, other) = (Node::start(one()), Node::start(one()));
+    let rot = |id: &str| {
+        let data = node.state_dir().join("store").join(id).join("data");
+        let file = std::fs::OpenOptions::new().write(true).open(data).unwrap();
+        file.write_all_at(b"rot", 7).unwrap();
+    };
+    let put = |name: &str, seed| {
+        let source = node.file(name);
+        sample::write_file(&source, 2 * CHUNK, seed).unwrap();
+        node.put(&source)
+    };
+    let lost: BTreeSet<String> = [put("one", 1), put("two", 2)].into();
+    let (sound, repaired) = (put("three", 3), put("four", 4));
+    assert_eq!(other.put(&node.file("four")), repaired);
+    other.befriend(&node);
+    wait_for("a session", || node.json(["status"])["peers_active"] == 1);
+    lost.iter().chain([&repaired]).for_each(|id| rot(id));
+    let run = node.ctl(["verify", "--json"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((&report["state"], &report["contents_damaged"]), (&"failed".into(), &3.into()), "{report}");
+    let damaged = report["damaged"].as_array().unwrap();
+    let of = |whole: bool| -> BTreeSet<String> {
+        let of = damaged.iter().filter(|damage| damage["failure"].is_null() == whole);
+        of.map(|damage| damage["content"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!((of(false), of(true)), (lost.clone(), BTreeSet::from([repaired.clone()])), "{report}");
+    // What was lost is not held any more, so there is nothing wrong with what is held.
+    assert_eq!(node.json(["verify"])["contents_damaged"], 0);
+    // For people: all of them in the table, those that are not whole again in the error.
+    lost.iter().for_each(|id| {
+        assert_eq!(node.ctl(["rm", id]).code, Some(0));
+    });
+    let again: Vec<String> = [put("one", 1), put("two", 2)].into();
+    again.iter().chain([&repaired]).for_each(|id| rot(id));
+    let run = node.ctl(["verify"]);
+    assert!(again.iter().chain([&repaired]).all(|id| run.stdout.contains(id.as_str())), "{run:?}");
+    assert!(again.iter().all(|id| run.stderr.contains(id.as_str())), "{run:?}");
+    assert!(!run.stdout.contains(&sound) && !run.stderr.contains(&repaired), "{run:?}");
+}
+
+#[test]
 fn what_nobody_can_have_is_refused_as_soon_as_all_have_answered() {
     /// Well below the 10 s that a fetch waits for holders that may come back.
     const AT_ONCE: Duration = Duration::from_secs(5);

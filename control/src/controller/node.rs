@@ -84,6 +84,8 @@ impl Job {
             chunks_bad: 0,
             chunks_lost: 0,
             shares: Vec::new(),
+            contents_damaged: 0,
+            damaged: Vec::new(),
         };
         Rc::new(Self { id, report: watch::Sender::new(report), fetches: RefCell::default() })
     }

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::CHUNK_SIZE;
-use pangea_ipc::failure::Failure;
+use pangea_ipc::failure::{Failure, FailureCode};
 use pangea_ipc::ids::ContentId;
-use pangea_ipc::node::Opened;
+use pangea_ipc::node::{DAMAGED_MAX, Damage, Opened};
 use pangea_ipc::worker::Command;
 use tokio::sync::oneshot;
 use tracing::Instrument;
@@ -35,21 +35,50 @@ pub async fn open(node: &Rc<Node>, content: Option<ContentId>) -> Result<(Rc<Job
     let (node, running) = (Rc::clone(node), Rc::clone(&job));
     let span = tracing::info_span!("job", kind = "verify", id = %job.id);
     let work = async move {
-        let mut result = Ok(());
+        let mut failed = Vec::new();
         for (id, size, _) in contents {
-            if let Err(failure) = one(&node, &running, id, size).await {
-                result = Err(failure);
+            if let Some(damage) = one(&node, &running, id, size).await {
+                failed.extend(damage.failure.clone().map(|failure| (id, failure)));
+                running.change(|report| {
+                    report.contents_damaged = report.contents_damaged.saturating_add(1);
+                    if report.damaged.len() < DAMAGED_MAX {
+                        report.damaged.push(damage);
+                    }
+                });
             }
         }
-        running.end(result);
+        running.end(verdict(&failed));
     };
     tokio::task::spawn_local(work.instrument(span));
     let opened = Opened { job: job.id, size: job.report.borrow().size, name: String::new(), doors: Vec::new() };
     Ok((job, opened))
 }
 
-async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Result<(), Failure> {
+/// What a verify comes to: contents that are not whole again are named, as many as one sentence holds.
+fn verdict(failed: &[(ContentId, Failure)]) -> Result<(), Failure> {
+    let [(_, first), rest @ ..] = failed else { return Ok(()) };
+    if rest.is_empty() {
+        return Err(first.clone());
+    }
+    let ids: Vec<String> = failed.iter().map(|(id, _)| id.to_string()).collect();
+    let text = format!("{} contents are damaged or cannot be read: {}", failed.len(), ids.join(", "));
+    let corrupt = failed.iter().find(|(_, failure)| failure.code == FailureCode::Corrupt);
+    Err(Failure::new(corrupt.map_or(first.code, |(_, failure)| failure.code), text))
+}
+
+/// Reads a content again and repairs it; `None` when nothing was wrong with it.
+async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Option<Damage> {
+    let mut damage = Damage { content: id, chunks_bad: 0, chunks_lost: 0, failure: None };
+    match try_one(node, job, id, size, &mut damage).await {
+        Ok(()) if damage.chunks_bad == 0 => None,
+        Ok(()) => Some(damage),
+        Err(failure) => Some(Damage { failure: Some(failure), ..damage }),
+    }
+}
+
+async fn try_one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64, damage: &mut Damage) -> Result<(), Failure> {
     let (good, bad) = read_again(node, id).await?;
+    damage.chunks_bad = bad.count();
     job.change(|report| {
         report.chunks_held += good;
         report.chunks_durable += good;
@@ -72,6 +101,7 @@ async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Result
         }
         None => bad.count(),
     };
+    damage.chunks_lost = lost;
     job.change(|report| {
         report.chunks_lost += lost;
         report.chunks_held += bad.count() - lost;

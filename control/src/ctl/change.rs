@@ -1,9 +1,8 @@
 //! Commands that change something.
 
 use pangea_client::{Client, ClientError};
-use pangea_ipc::failure::FailureCode;
 use pangea_ipc::ids::{ContentId, Revision, WorkerIndex};
-use pangea_ipc::node::{JobState, Request, Response};
+use pangea_ipc::node::{JobReport, JobState, Request, Response};
 
 use super::arguments::{PeerCommand, PolicyCommand, WorkerCommand};
 use super::inspect::{self, policy_document, policy_in, print_workers};
@@ -60,22 +59,42 @@ pub fn verify(out: &Output, client: &Client, id: Option<ContentId>) -> Result<()
         return Err(ClientError::Unexpected.into());
     };
     let bar = out.bar(None, "verify");
-    let result = client.wait(opened.job, &mut |_| bar.tick());
+    let mut last = None;
+    let result = client.wait(opened.job, &mut |report| {
+        bar.tick();
+        last = Some(report.clone());
+    });
     bar.finish_and_clear();
-    let report = result?;
-    debug_assert_eq!(report.state, JobState::Done);
-    out.print(&report, || {
-        let repaired = report.chunks_bad.saturating_sub(report.chunks_lost);
-        format!(
-            "{} chunks are right, {} were wrong, {repaired} of these repaired",
-            report.chunks_held, report.chunks_bad
-        )
-    })?;
-    if report.chunks_lost > 0 {
-        let text = format!("{} chunks are lost", report.chunks_lost);
-        return Err(CtlError::new(FailureCode::Corrupt, text));
+    // Also of one that failed there is a report: it names what is damaged.
+    match last.filter(|report| report.state != JobState::Running) {
+        Some(report) => {
+            out.print(&report, || verify_text(&report))?;
+            result.map(drop).map_err(CtlError::from)
+        }
+        None => result.map(drop).map_err(CtlError::from),
     }
-    Ok(())
+}
+
+/// What a verify found: in all, and each content that was damaged.
+fn verify_text(report: &JobReport) -> String {
+    let repaired = report.chunks_bad.saturating_sub(report.chunks_lost);
+    let mut lines = vec![format!(
+        "{} chunks are right, {} were wrong, {repaired} of these repaired",
+        report.chunks_held, report.chunks_bad
+    )];
+    lines.extend(report.damaged.iter().map(|damage| {
+        let state = match &damage.failure {
+            None => format!("{} chunks were wrong and are repaired", damage.chunks_bad),
+            Some(_) if damage.chunks_lost > 0 => format!("{} chunks are lost", damage.chunks_lost),
+            Some(failure) => failure.text.clone(),
+        };
+        format!("{}  {state}", damage.content)
+    }));
+    let unnamed = usize::try_from(report.contents_damaged).unwrap_or(usize::MAX).saturating_sub(report.damaged.len());
+    if unnamed > 0 {
+        lines.push(format!("and {unnamed} more; mend or remove these, then verify again"));
+    }
+    lines.join("\n")
 }
 
 /// Peers.

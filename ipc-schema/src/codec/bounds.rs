@@ -7,7 +7,7 @@ use super::{CodecError, node, peer, worker};
 use crate::content::CHUNKS_MAX;
 use crate::failure::FAILURE_TEXT_MAX;
 use crate::generated::{common_capnp as common, node_capnp, peer_capnp, worker_capnp};
-use crate::node::{ASSIGNMENTS_MAX, HISTORY_MAX, LISTING_PAGE_MAX, TEXT_MAX};
+use crate::node::{ASSIGNMENTS_MAX, DAMAGED_MAX, HISTORY_MAX, LISTING_PAGE_MAX, TEXT_MAX};
 use crate::peer::{HOLDERS_MAX, MANIFEST_PAGE_MAX};
 use crate::ticket::{NAME_MAX, TICKET_CHARS_MAX};
 use crate::worker::{EVENTS_MAX, INVENTORY_PAGE_MAX, JOBS_MAX, PINS_MAX, SOURCES_MAX, WORKERS_MAX};
@@ -191,6 +191,9 @@ fn programs_messages_beyond_a_bound_are_refused() {
     });
     refused!("shares", SOURCES_MAX * WORKERS_MAX, response::Builder<'_>, read_response, |to| {
         to.init_job().init_shares(over(SOURCES_MAX * WORKERS_MAX));
+    });
+    refused!("damaged contents", DAMAGED_MAX, response::Builder<'_>, read_response, |to| {
+        to.init_job().init_damaged(over(DAMAGED_MAX));
     });
     refused!("contents", LISTING_PAGE_MAX, response::Builder<'_>, read_response, |to| {
         to.init_contents(over(LISTING_PAGE_MAX));

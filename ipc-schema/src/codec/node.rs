@@ -8,8 +8,8 @@ use crate::counter;
 use crate::generated::node_capnp as wire;
 use crate::ids::{ContentId, JobId, NodeId, Revision, Token, WorkerIndex};
 use crate::node::{
-    ASSIGNMENTS_MAX, ContentReport, Door, HISTORY_MAX, JobReport, JobState, LISTING_PAGE_MAX, Opened, PeerReport,
-    PeerState, Request, Response, ShareReport, StatusReport, TEXT_MAX, WorkerReport, WorkerState,
+    ASSIGNMENTS_MAX, ContentReport, DAMAGED_MAX, Damage, Door, HISTORY_MAX, JobReport, JobState, LISTING_PAGE_MAX,
+    Opened, PeerReport, PeerState, Request, Response, ShareReport, StatusReport, TEXT_MAX, WorkerReport, WorkerState,
 };
 use crate::peer::HOLDERS_MAX;
 use crate::ticket::{NAME_MAX, TICKET_CHARS_MAX};
@@ -262,6 +262,18 @@ fn write_job(report: &JobReport, mut to: wire::job_report::Builder<'_>) -> Resul
     to.set_chunks_durable(report.chunks_durable);
     to.set_chunks_bad(report.chunks_bad);
     to.set_chunks_lost(report.chunks_lost);
+    to.set_contents_damaged(report.contents_damaged);
+    let mut list = to.reborrow().init_damaged(count("damaged contents", report.damaged.len(), DAMAGED_MAX)?);
+    for (index, damage) in (0..).zip(&report.damaged) {
+        let mut to = list.reborrow().get(index);
+        to.set_content(&damage.content.0);
+        to.set_chunks_bad(damage.chunks_bad);
+        to.set_chunks_lost(damage.chunks_lost);
+        match &damage.failure {
+            None => to.get_failure().set_none(()),
+            Some(failure) => write_failure(failure, to.get_failure().init_some()),
+        }
+    }
     let mut list = to.init_shares(count("shares", report.shares.len(), SHARES_MAX)?);
     for (index, share) in (0..).zip(&report.shares) {
         let mut to = list.reborrow().get(index);
@@ -315,6 +327,21 @@ fn read_job(from: wire::job_report::Reader<'_>) -> Result<JobReport> {
                 chunks_bad: share.get_chunks_bad(),
             })
         })?,
+        contents_damaged: from.get_contents_damaged(),
+        damaged: list("damaged contents", from.get_damaged()?, DAMAGED_MAX, read_damage)?,
+    })
+}
+
+fn read_damage(from: wire::damage::Reader<'_>) -> Result<Damage> {
+    use wire::damage::failure::{None, Some};
+    Ok(Damage {
+        content: content_id(from.get_content()?)?,
+        chunks_bad: from.get_chunks_bad(),
+        chunks_lost: from.get_chunks_lost(),
+        failure: match from.get_failure().which().map_err(CodecError::unknown("failure of a damaged content"))? {
+            None(()) => Option::None,
+            Some(failure) => Option::Some(read_failure(failure?)?),
+        },
     })
 }
 

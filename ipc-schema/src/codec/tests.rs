@@ -235,6 +235,11 @@ fn every_program_message_survives_the_wire() {
         chunks_bad: 7,
         chunks_lost: 8,
         shares: vec![share],
+        contents_damaged: 9,
+        damaged: vec![
+            n::Damage { content: ID, chunks_bad: 2, chunks_lost: 1, failure: Some(Failure::corrupt("c")) },
+            n::Damage { content: ID, chunks_bad: 3, chunks_lost: 0, failure: None },
+        ],
     };
     let known = n::PeerReport {
         node: NODE,
