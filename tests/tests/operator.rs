@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
+use std::net::ToSocketAddrs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -220,6 +221,26 @@ fn verify_says_what_is_lost_when_nobody_else_has_it() {
     let _ = node.ctl(["get", &id, "--range", "0-1000", "-o", part.to_str().unwrap()]).ok();
     let run = node.ctl(["get", &id, "-o", node.file("whole").to_str().unwrap()]);
     assert!(run.code != Some(0) && !node.file("whole").exists(), "{run:?}");
+}
+
+#[test]
+fn configured_peers_may_have_host_names() {
+    let localhost = ("localhost", 0).to_socket_addrs().unwrap().next().unwrap();
+    let a = Node::start(NodeOptions { listen: localhost.to_string(), ..one() });
+    let by_name = format!("{}@localhost:{}", a.id(), a.listen().port());
+    let unknown = format!("{}@no.such.host.invalid:5", "a".repeat(52));
+    let config = a.file("pangea.toml");
+    std::fs::write(&config, format!("[controller]\npeers = [\"{unknown}\", \"{by_name}\"]\n")).unwrap();
+    for arguments in [["--config", config.to_str().unwrap()], ["--peer", &by_name]] {
+        let b = Node::start(NodeOptions { arguments: arguments.map(str::to_owned).into(), ..one() });
+        let _ = a.ctl(["peer", "add", b.id()]).ok();
+        wait_for("a session with a host that was named", || b.json(["status"])["peers_active"] == 1);
+        let named = arguments[0] == "--config";
+        // One that cannot be looked up is no reason not to run.
+        if named {
+            wait_for("a lookup that fails", || b.log().contains("no.such.host.invalid"));
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pangea_control_core::history::History;
+use pangea_ipc::address::PeerAddress;
 use pangea_ipc::ids::WorkerIndex;
 use pangea_ipc::rpc::{ListenError, listen_unix};
 use pangea_ipc::runtime;
@@ -25,6 +26,7 @@ use super::node::Node;
 use super::port_owner::Protocol;
 use super::settings::Settings;
 use super::{front_door, metrics, policies, port_owner, sessions, workers};
+use crate::lookup::Written;
 
 /// How often the watchdog is told that the loop turns.
 const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
@@ -117,9 +119,13 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let node = Node::new(settings, identity, db, stored, history);
     node.listen.set(Some(peers_socket.local_addr()?));
     node.metrics.set(metrics_socket.as_ref().map(TcpListener::local_addr).transpose()?);
-    for peer in node.settings.peers.iter().chain(&peers) {
+    let configured_peers = node.settings.peers.iter().map(|peer| match peer {
+        Written::Address(peer) => *peer,
+        Written::Name { node, .. } => PeerAddress { node: *node, address: None },
+    });
+    for peer in configured_peers.chain(peers) {
         if peer.node != node.identity.node
-            && let Err(error) = node.neighbours.borrow_mut().admit(*peer)
+            && let Err(error) = node.neighbours.borrow_mut().admit(peer)
         {
             tracing::warn!(%peer, %error, "a peer was left out");
         }
@@ -129,6 +135,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
 
     spawn_local(sessions::listen(Rc::clone(&node), peers_socket));
     spawn_local(sessions::keep_up(Rc::clone(&node)));
+    for peer in node.settings.peers.clone() {
+        spawn_local(sessions::look_up(Rc::clone(&node), peer));
+    }
     spawn_local(workers::listen(Rc::clone(&node), workers_socket));
     spawn_local(workers::keep_pins(Rc::clone(&node)));
     spawn_local(front_door::listen(Rc::clone(&node), programs));

@@ -27,6 +27,7 @@ use tracing::Instrument;
 
 use super::node::{Node, Session, chance, count, now_s, unexpected};
 use super::noise::{self, NoiseError};
+use crate::lookup::Written;
 
 /// Handshakes under way at once at most; a stranger beyond that waits outside.
 const HANDSHAKES_MAX: usize = 64;
@@ -38,6 +39,9 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 pub const ASK_TIME: Duration = Duration::from_secs(3);
 /// Pause after the system refused a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause before a host name that could not be looked up is tried again.
+const LOOK_UP_PAUSE: Duration = Duration::from_secs(10);
 
 /// Takes peers in until the node ends.
 pub async fn listen(node: Rc<Node>, listener: TcpListener) {
@@ -108,6 +112,36 @@ pub async fn keep_up(node: Rc<Node>) {
             return;
         }
         dialling.retain(|peer| node.neighbours.borrow().is_admitted(*peer));
+    }
+}
+
+/// Looks the host name of a configured peer up, until there is an answer: names may be known later than this node runs.
+/// An address that the operator gave by hand stays.
+pub async fn look_up(node: Rc<Node>, peer: Written) {
+    if matches!(peer, Written::Address(_)) {
+        return;
+    }
+    loop {
+        let asked = peer.clone();
+        match tokio::task::spawn_blocking(move || asked.look_up()).await {
+            Ok(Ok(found)) => {
+                let mut neighbours = node.neighbours.borrow_mut();
+                // One that was removed meanwhile, or left out, is not taken in again.
+                if neighbours.is_admitted(found.node) && neighbours.address(found.node).is_none() {
+                    tracing::info!(peer = %found, host = %peer, "looked up");
+                    let _ = neighbours.admit(found); // there is room: it is known
+                }
+                drop(neighbours);
+                node.sessions_changed.send_modify(|version| *version += 1);
+                return;
+            }
+            Ok(Err(why)) => tracing::warn!(%peer, why, "trying again in {LOOK_UP_PAUSE:?}"),
+            Err(error) => {
+                tracing::error!(%peer, %error, "a lookup ended early");
+                return;
+            }
+        }
+        sleep(LOOK_UP_PAUSE).await;
     }
 }
 

@@ -6,13 +6,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
-use pangea_ipc::address::PeerAddress;
 use pangea_ipc::policy::{Policy, did_you_mean, nearest};
 use pangea_ipc::worker::WORKERS_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::folders;
+use crate::lookup::Written;
 
 /// Name of the environment variable that allows the fault switch.
 pub const FAULTS_VARIABLE: &str = "PANGEA_FAULTS";
@@ -72,8 +72,8 @@ pub struct Arguments {
     #[arg(long)]
     external_workers: bool,
     /// Peer to admit, and to keep a session with when it has an address; may be repeated
-    #[arg(long = "peer", value_name = "NODEID[@IP:PORT]")]
-    peers: Vec<PeerAddress>,
+    #[arg(long = "peer", value_name = "NODEID[@HOST:PORT]")]
+    peers: Vec<Written>,
     /// Serve Prometheus text at http://IP:PORT/metrics
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
@@ -146,8 +146,8 @@ pub struct Settings {
     pub workers: u16,
     /// systemd runs the workers.
     pub external_workers: bool,
-    /// Peers of the configuration.
-    pub peers: Vec<PeerAddress>,
+    /// Peers of the configuration; host names are looked up while the node runs.
+    pub peers: Vec<Written>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// The policy as configured: the defaults with the configured keys.
@@ -301,6 +301,13 @@ mod tests {
         assert!(error.contains("line 2"), "{error}");
         let error = with_file("[controller]\npeers = [\n\"nobody\"]\n", &[]).unwrap_err();
         assert!(error.contains("line 3") && error.contains("node id"), "{error}");
+        let node = "a".repeat(52);
+        let error = with_file(&format!("[controller]\npeers = [\n\"{node}@a b:5\"]\n"), &[]).unwrap_err();
+        assert!(error.contains("line 3") && error.contains("is not IP:PORT"), "{error}");
+        // Names too; whether they can be looked up shows when the node runs.
+        let (one, other) = (format!("{node}@no.such.host.invalid:5"), format!("{node}@localhost:6"));
+        let settings = with_file(&format!("[controller]\npeers = [\"{one}\"]\n"), &["--peer", &other]).unwrap();
+        assert_eq!(settings.peers.iter().map(ToString::to_string).collect::<Vec<_>>(), [other, one]);
         assert!(with_file("", &["--workers", "65"]).is_err());
         assert!(with_file("", &["--fault-loss", "5"]).unwrap_err().contains("PANGEA_FAULTS"));
     }

@@ -7,7 +7,7 @@ use pangea_ipc::address::PeerAddress;
 use pangea_ipc::ids::{ContentId, NodeId};
 use pangea_ipc::policy::parse_size;
 
-use super::lookup;
+use crate::lookup;
 
 /// Drive a Pangea node: put and get content, peers, policy, workers.
 #[derive(Debug, Parser)]

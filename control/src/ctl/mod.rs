@@ -7,14 +7,12 @@
 //! | [`inspect`] | `id`, `ls`, `status`, `workers`, `peer ls`, `policy show|history|watch` |
 //! | [`change`] | `rm`, `pin`, `unpin`, `ticket`, `verify`, `peer`, `policy`, `worker` |
 //! | [`demo`] | `demo`: two nodes on this machine |
-//! | [`lookup`] | peers as people write them: host names too |
 //! | [`output`] | text for people, JSON for scripts, exit status |
 
 pub mod arguments;
 pub mod change;
 pub mod demo;
 pub mod inspect;
-pub mod lookup;
 pub mod output;
 pub mod transfer;
 
