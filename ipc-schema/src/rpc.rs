@@ -24,7 +24,9 @@ use crate::node::{Request, Response};
 use crate::peer::{PeerRequest, PeerResponse};
 use crate::worker::{Accepted, Command, Event, Registration, Reply};
 
-pub use crate::unix::{ConnectError, ListenError, check_peer, connect_unix, listen_unix};
+pub use crate::unix::{
+    ConnectError, ListenError, PathTooLong, SOCKET_PATH_MAX, check_path, check_peer, connect_unix, listen_unix,
+};
 
 /// Words of 8 bytes in one message at most: 48 MiB. The largest is a fetch plan: 32 sources and a share, each with a
 /// bitmap of 128 KiB at most, and 64 endpoints each.

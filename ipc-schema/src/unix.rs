@@ -9,9 +9,40 @@ use tokio::net::{UnixListener, UnixStream};
 /// Mode of a socket: this user alone.
 const SOCKET_MODE: u32 = 0o600;
 
+/// Bytes in a socket's path at most: `sun_path` of Linux, without the zero at its end.
+pub const SOCKET_PATH_MAX: usize = 107;
+
+/// A socket's path does not fit the system's address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the path {} has {len} bytes, and a socket's at most {SOCKET_PATH_MAX}; use a shorter --runtime-dir (PANGEA_RUNTIME_DIR)",
+    path.display()
+)]
+pub struct PathTooLong {
+    /// The socket.
+    pub path: PathBuf,
+    /// Bytes in its path.
+    pub len: usize,
+}
+
+/// Looks whether a socket may have this path.
+///
+/// # Errors
+/// [`PathTooLong`].
+pub fn check_path(path: &Path) -> Result<(), PathTooLong> {
+    let len = path.as_os_str().len();
+    if len > SOCKET_PATH_MAX {
+        return Err(PathTooLong { path: path.to_owned(), len });
+    }
+    Ok(())
+}
+
 /// Why a socket cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// There can be no such socket.
+    #[error(transparent)]
+    TooLong(#[from] PathTooLong),
     /// The folder is not there.
     #[error("there is no runtime folder {}: is the path right, and has pangea-controller been started?", folder.display())]
     NoFolder {
@@ -53,6 +84,7 @@ pub enum ConnectError {
 /// # Errors
 /// Says which of the usual things is wrong.
 pub async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
+    check_path(path)?;
     let folder = || path.parent().unwrap_or(path).to_owned();
     UnixStream::connect(path).await.map_err(|source| match source.kind() {
         io::ErrorKind::NotFound if folder().is_dir() => ConnectError::NotRunning {
@@ -69,6 +101,9 @@ pub async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
 /// Why a socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
+    /// There can be no such socket.
+    #[error(transparent)]
+    TooLong(#[from] PathTooLong),
     /// Somebody answers on it.
     #[error("another program answers on {}; use another runtime folder or stop it", path.display())]
     InUse {
@@ -90,6 +125,7 @@ pub enum ListenError {
 /// # Errors
 /// When somebody answers on it, or the system says no.
 pub async fn listen_unix(path: &Path) -> Result<UnixListener, ListenError> {
+    check_path(path)?;
     let failed = |source| ListenError::System { path: path.to_owned(), source };
     match UnixStream::connect(path).await {
         Ok(_) => return Err(ListenError::InUse { path: path.to_owned() }),
@@ -133,4 +169,23 @@ pub fn check_peer(stream: &UnixStream) -> Result<(), PeerError> {
 fn own_uid() -> io::Result<u32> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").map(|metadata| metadata.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_path_is_as_long_as_the_system_lets_and_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |len: usize| folder.path().join("x".repeat(len - folder.path().as_os_str().len() - 1));
+        let longest = path(SOCKET_PATH_MAX);
+        let _listener = listen_unix(&longest).await.unwrap();
+        connect_unix(&longest).await.unwrap();
+        let longer = path(SOCKET_PATH_MAX + 1);
+        let refused = listen_unix(&longer).await.unwrap_err().to_string();
+        assert!(refused.contains("has 108 bytes") && refused.contains("at most 107"), "{refused}");
+        assert!(refused.contains(longer.to_str().unwrap()) && refused.contains("shorter --runtime-dir"), "{refused}");
+        assert_eq!(connect_unix(&longer).await.unwrap_err().to_string(), refused);
+    }
 }

@@ -59,6 +59,27 @@ fn a_wrong_runtime_folder_says_which_of_the_usual_things_is_wrong() {
 }
 
 #[test]
+fn a_runtime_folder_too_long_for_sockets_is_refused_with_its_length_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = folder.path().join("r".repeat(100));
+    let socket = long.join("controller.sock");
+    let state = folder.path().join("state");
+    let mut controller = program("pangea-controller");
+    controller.arg("--runtime-dir").arg(&long).arg("--state-dir").arg(&state);
+    let mut ctl = program("pangeactl");
+    ctl.arg("--runtime-dir").arg(&long).arg("id");
+    for (mut command, code) in [(controller, 2), (ctl, 1)] {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let len = format!("has {} bytes, and a socket's at most 107", socket.as_os_str().len());
+        assert!(said.contains(socket.to_str().unwrap()) && said.contains(&len), "{said}");
+        assert!(said.contains("shorter --runtime-dir"), "{said}");
+    }
+    assert!(!state.exists() && !long.exists());
+}
+
+#[test]
 fn a_second_controller_and_a_taken_port_are_refused_with_names() {
     let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
     let start = |runtime: &std::path::Path, state: &std::path::Path, listen: &str| {

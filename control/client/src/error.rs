@@ -70,6 +70,7 @@ impl ClientError {
         match self {
             Self::Refused(failure) => failure.code,
             Self::Connect(ConnectError::Denied { .. }) => FailureCode::Denied,
+            Self::Connect(ConnectError::TooLong(_)) => FailureCode::Invalid,
             Self::Connect(_) | Self::ControllerGone | Self::WorkersGone | Self::Door { .. } => FailureCode::Unavailable,
             Self::Rpc(_) | Self::Unexpected | Self::Ring(_) | Self::Protocol(_) => FailureCode::Protocol,
             Self::Io { source, .. } => match source.kind() {

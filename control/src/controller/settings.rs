@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 use pangea_ipc::policy::{Policy, did_you_mean, nearest};
+use pangea_ipc::rpc::check_path;
+use pangea_ipc::runtime;
 use pangea_ipc::worker::WORKERS_MAX;
 use serde::Deserialize;
 use toml::Spanned;
@@ -218,9 +220,12 @@ impl Arguments {
             Some(loss) if (0.0..=100.0).contains(&loss) => Some((loss, self.fault_seed)),
             Some(loss) => return Err(format!("--fault-loss {loss}: must be from 0 to 100")),
         };
+        let runtime_dir = self.runtime_dir.or(table.runtime_dir).unwrap_or_else(folders::runtime_dir);
+        // The longest name of all sockets there.
+        check_path(&runtime::controller_socket(&runtime_dir)).map_err(|error| error.to_string())?;
         Ok(Settings {
             state_dir: self.state_dir.or(table.state_dir).unwrap_or_else(folders::state_dir),
-            runtime_dir: self.runtime_dir.or(table.runtime_dir).unwrap_or_else(folders::runtime_dir),
+            runtime_dir,
             listen: self.listen.or(table.listen).map_or_else(|| fixed(LISTEN), Ok)?,
             data_listen: self.data_listen.or(table.data_listen).map_or_else(|| fixed(DATA_LISTEN), Ok)?,
             workers: if external_workers { 0 } else { workers },
@@ -309,6 +314,8 @@ mod tests {
         let settings = with_file(&format!("[controller]\npeers = [\"{one}\"]\n"), &["--peer", &other]).unwrap();
         assert_eq!(settings.peers.iter().map(ToString::to_string).collect::<Vec<_>>(), [other, one]);
         assert!(with_file("", &["--workers", "65"]).is_err());
+        let error = with_file("", &["--runtime-dir", &"d".repeat(100)]).unwrap_err();
+        assert!(error.contains("has 116 bytes") && error.contains("shorter --runtime-dir"), "{error}");
         assert!(with_file("", &["--fault-loss", "5"]).unwrap_err().contains("PANGEA_FAULTS"));
     }
 }
