@@ -18,12 +18,10 @@ struct Request {
     introduce @0 :Introduction;
     ping @1 :UInt64;
     find @2 :Data;
-    manifest @3 :ManifestPage;
-    announce @4 :Announce;
+    announce @3 :Announce;
   }
 }
 
-struct ManifestPage { content @0 :Data; first @1 :UInt32; count @2 :UInt32; }
 struct Announce { content @0 :Data; size @1 :UInt64; name @2 :Text; }
 
 struct Response {
@@ -31,9 +29,8 @@ struct Response {
     introduction @0 :Introduction;
     pong @1 :UInt64;
     found @2 :Found;
-    manifest @3 :Data;       # chaining values, 32 bytes each
-    noted @4 :Void;
-    refused @5 :Common.Failure;
+    noted @3 :Void;
+    refused @4 :Common.Failure;
   }
 }
 

@@ -76,6 +76,7 @@ struct Command {
     drain @13 :Void;
     shutdown @14 :Void;
     connect @15 :List(Common.Endpoint);
+    manifestPage @16 :ManifestPage;
   }
 }
 
@@ -91,6 +92,7 @@ struct ReadPlan { job @0 :UInt64; token @1 :Data; content @2 :Data; }
 struct FetchPlan { job @0 :UInt64; content @1 :Data; chunks @2 :Common.ChunkSet; sources @3 :List(Source); }
 struct SetSources { job @0 :UInt64; sources @1 :List(Source); }
 struct Remove { content @0 :Data; delete @1 :Bool; }
+struct ManifestPage { content @0 :Data; size @1 :UInt64; page @2 :UInt32; from @3 :Common.Endpoint; }
 struct Verify { job @0 :UInt64; content @1 :Data; }
 
 struct Source {
@@ -108,6 +110,7 @@ struct Reply {
     holdings @4 :Holdings;
     status @5 :List(JobStatus);
     refused @6 :Common.Failure;
+    manifestPage @7 :Data;   # chaining values, 32 bytes each
   }
 }
 

@@ -70,6 +70,7 @@ async fn perform(worker: &Rc<Worker>, command: Command) -> Result<Reply, Failure
             let size = content.manifest().geometry().size();
             return Ok(Reply::Holdings(Some(Holdings { size, held: content.durable() })));
         }
+        Command::ManifestPage(wanted) => return jobs::manifest::page(worker, wanted).await.map(Reply::ManifestPage),
         Command::Status => return Ok(Reply::Status(worker.job_statuses())),
         Command::Drain => worker.drain(),
         Command::Shutdown => worker.stop(),

@@ -22,6 +22,9 @@ pub const CONTENT_SIZE_MAX: u64 = CHUNKS_MAX as u64 * CHUNK_SIZE as u64;
 /// Bytes in a chaining value.
 pub const CHAINING_VALUE_LEN: usize = 32;
 
+/// Chaining values on one page of a manifest, but for the last: as many bytes as a chunk.
+pub const MANIFEST_PAGE: u32 = CHUNK_SIZE / CHAINING_VALUE_LEN as u32;
+
 /// The chaining value of one chunk's subtree; of a content of at most one chunk, its plain hash.
 pub type ChainingValue = [u8; CHAINING_VALUE_LEN];
 
@@ -98,6 +101,19 @@ impl Geometry {
     pub fn chunk_count(self) -> u32 {
         let count = self.size.div_ceil(u64::from(CHUNK_SIZE)).max(1);
         u32::try_from(count).unwrap_or(CHUNKS_MAX) // size <= CONTENT_SIZE_MAX, so it always fits
+    }
+
+    /// Pages of its manifest, of [`MANIFEST_PAGE`] values each: at least 1.
+    #[must_use]
+    pub fn manifest_pages(self) -> u32 {
+        self.chunk_count().div_ceil(MANIFEST_PAGE)
+    }
+
+    /// The chunks whose values are on a page of its manifest; empty for a page that it does not have.
+    #[must_use]
+    pub fn manifest_page(self, page: u32) -> std::ops::Range<ChunkIndex> {
+        let count = self.chunk_count();
+        page.saturating_mul(MANIFEST_PAGE).min(count)..page.saturating_add(1).saturating_mul(MANIFEST_PAGE).min(count)
     }
 
     /// Where a chunk starts. Beyond the content for a chunk that it does not have.
@@ -272,6 +288,20 @@ mod tests {
                 (state >> 24) as u8
             })
             .collect()
+    }
+
+    #[test]
+    fn pages_cover_a_manifest() {
+        for (size, pages) in [(0, &[(0, 1)][..]), (1 << 31, &[(0, 8192)]), ((1 << 31) + 1, &[(0, 8192), (8192, 8193)])]
+        {
+            let geometry = Geometry::new(size).unwrap();
+            assert_eq!(geometry.manifest_pages() as usize, pages.len());
+            let found = (0..geometry.manifest_pages()).map(|page| geometry.manifest_page(page));
+            let found: Vec<_> = found.map(|chunks| (chunks.start, chunks.end)).collect();
+            assert_eq!(found, pages, "{size}");
+            assert!(geometry.manifest_page(geometry.manifest_pages()).is_empty());
+            assert!(geometry.manifest_page(u32::MAX).is_empty());
+        }
     }
 
     fn manifest_of(data: &[u8]) -> Manifest {

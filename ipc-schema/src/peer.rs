@@ -11,10 +11,9 @@ use crate::content::ChainingValue;
 use crate::failure::Failure;
 use crate::ids::ContentId;
 
-/// Chaining values in one manifest page at most: 512 KiB.
-pub const MANIFEST_PAGE_MAX: u32 = 16_384;
-/// Chaining values that come with [`FoundHere`] at most: contents up to 256 MiB need not ask for their manifest.
-pub const MANIFEST_SHORT_MAX: usize = 1024;
+/// Chaining values that come with [`FoundHere`] at most, 8 KiB: contents up to 64 MiB need not ask for their manifest.
+/// More would not fit the first flight of a TCP connection (RFC 6928), nor what losses leave of it.
+pub const MANIFEST_SHORT_MAX: usize = 256;
 /// Other holders told in one answer at most.
 pub const HOLDERS_MAX: usize = 16;
 
@@ -38,15 +37,6 @@ pub enum PeerRequest {
     Ping(u64),
     /// What do you know of this content? Answered by `Found`.
     Find(ContentId),
-    /// A page of a manifest. Answered by `Manifest`.
-    Manifest {
-        /// The content.
-        content: ContentId,
-        /// First chunk of the page.
-        first: u32,
-        /// Chunks wanted, at most [`MANIFEST_PAGE_MAX`].
-        count: u32,
-    },
     /// The asker now holds this content whole. Answered by `Noted`.
     Announce {
         /// The content.
@@ -67,8 +57,6 @@ pub enum PeerResponse {
     Pong(u64),
     /// To `Find`.
     Found(Found),
-    /// To `Manifest`: the values of the chunks asked for; fewer only at the end.
-    Manifest(Vec<ChainingValue>),
     /// To `Announce`.
     Noted,
     /// No, and why.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use crate::address::Endpoint;
 use crate::chunk_set::ChunkSet;
+use crate::content::ChainingValue;
 use crate::failure::Failure;
 use crate::ids::{ContentId, JobId, NodeId, Revision, Token, WorkerIndex, WorkerKey};
 use crate::policy::Revised;
@@ -121,6 +122,8 @@ pub enum Command {
     /// Connect to these workers of peers, of whom something will soon be asked. Allowed always; what fails, fails when
     /// it is asked.
     Connect(Vec<Endpoint>),
+    /// Bring a page of a content's manifest from a worker of a peer. Answered when it is here, unproven.
+    ManifestPage(ManifestPage),
 }
 
 /// A worker's answer to a [`Command`].
@@ -141,8 +144,23 @@ pub enum Reply {
     Holdings(Option<Holdings>),
     /// To [`Command::Status`].
     Status(Vec<JobStatus>),
+    /// To [`Command::ManifestPage`]: as many values as the page has.
+    ManifestPage(Vec<ChainingValue>),
     /// Not done, and why.
     Refused(Failure),
+}
+
+/// A page of a manifest that a peer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManifestPage {
+    /// The content.
+    pub content: ContentId,
+    /// Bytes in it, as far as is known.
+    pub size: u64,
+    /// The page, from 0.
+    pub page: u32,
+    /// Who is asked.
+    pub from: Endpoint,
 }
 
 /// Which chunks of a content are on disk.

@@ -10,7 +10,7 @@ use pangea_control::controller::identity::Identity as NodeIdentity;
 use pangea_control::controller::noise;
 use pangea_dataplane::net::endpoint;
 use pangea_dataplane::net::tls::{Identity as WorkerIdentity, Pins};
-use pangea_dataplane_core::frame::{Answer, Mark, REQUEST_LEN, Request, SymbolHeader};
+use pangea_dataplane_core::frame::{Answer, Mark, Part, REQUEST_LEN, Request, SymbolHeader};
 use pangea_fec::ChunkShape;
 use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::chunk_set::ChunkSet;
@@ -211,7 +211,6 @@ impl PeerService for Liar {
                 }
                 PeerRequest::Ping(nonce) => PeerResponse::Pong(nonce),
                 PeerRequest::Find(content) if content == state.manifest.id() => PeerResponse::Found(found(state)),
-                PeerRequest::Manifest { first, count, .. } => PeerResponse::Manifest(values(state, first, count)),
                 _ => PeerResponse::Refused(Failure::not_found("not here")),
             }
         })
@@ -234,8 +233,9 @@ fn other_size(size: u64) -> u64 {
     size - 1
 }
 
-fn values(state: &State, first: u32, count: u32) -> Vec<ChainingValue> {
-    let right = state.manifest.values().iter().skip(first as usize).take(count as usize).copied();
+fn values(state: &State, page: u32) -> Vec<ChainingValue> {
+    let chunks = state.manifest.geometry().manifest_page(page);
+    let right = state.manifest.values()[chunks.start as usize..chunks.end as usize].iter().copied();
     match state.lie {
         Lie::WrongManifest => right.map(|_| [9; 32]).collect(),
         Lie::LongManifest => right.chain([[9; 32]; 3]).collect(),
@@ -269,19 +269,30 @@ async fn answer(
     let mut bytes = [0; REQUEST_LEN];
     recv.read_exact(&mut bytes).await?;
     let request = Request::parse(&bytes)?;
-    let right = state.chunk(request.chunk);
+    let chunk = match request.part {
+        Part::Chunk(chunk) => chunk,
+        Part::Manifest(page) => {
+            let values = values(state, page);
+            let bytes = values.as_flattened();
+            send.write_all(&Answer::Stream { len: u32::try_from(bytes.len())? }.to_bytes()).await?;
+            send.write_all(bytes).await?;
+            send.finish()?;
+            return Ok(());
+        }
+    };
+    let right = state.chunk(chunk);
     let len = u32::try_from(right.len())?;
     let wrong = vec![0xee; right.len()];
     match state.lie {
         Lie::LateHalf => {
-            if request.chunk >= state.manifest.geometry().chunk_count() / 2 {
+            if chunk >= state.manifest.geometry().chunk_count() / 2 {
                 state.released.clone().wait_for(|released| *released).await?;
             }
             send.write_all(&Answer::Stream { len }.to_bytes()).await?;
             send.write_all(right).await?;
         }
         Lie::OtherSize => {
-            let last = request.chunk + 1 == state.manifest.geometry().chunk_count();
+            let last = chunk + 1 == state.manifest.geometry().chunk_count();
             let told = if last { &right[..right.len() - 1] } else { right };
             send.write_all(&Answer::Stream { len: u32::try_from(told.len())? }.to_bytes()).await?;
             send.write_all(told).await?;
@@ -368,17 +379,13 @@ pub fn ask(address: SocketAddr, node: NodeId, identity: &NodeIdentity, request: 
 /// One request of every kind that is for admitted nodes alone.
 #[must_use]
 pub fn guests_requests(content: ContentId) -> Vec<PeerRequest> {
-    let every = vec![
-        PeerRequest::Find(content),
-        PeerRequest::Manifest { content, first: 0, count: 1 },
-        PeerRequest::Announce { content, size: 1, name: String::new() },
-    ];
+    let every = vec![PeerRequest::Find(content), PeerRequest::Announce { content, size: 1, name: String::new() }];
     // Without a wildcard: a new kind must choose its side here, and then stand above.
     every
         .into_iter()
         .filter(|request| match request {
             PeerRequest::Introduce(_) | PeerRequest::Ping(_) => false,
-            PeerRequest::Find(_) | PeerRequest::Manifest { .. } | PeerRequest::Announce { .. } => true,
+            PeerRequest::Find(_) | PeerRequest::Announce { .. } => true,
         })
         .collect()
 }

@@ -16,15 +16,14 @@ use pangea_control_core::catalog::Claim;
 use pangea_control_core::plan;
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::chunk_set::ChunkSet;
-use pangea_ipc::content::{Geometry, Manifest};
+use pangea_ipc::content::{CHUNK_SIZE, Geometry, Manifest};
 use pangea_ipc::failure::{Failure, FailureCode};
 use pangea_ipc::ids::{ContentId, JobId, NodeId, WorkerIndex};
 use pangea_ipc::node::ShareReport;
-use pangea_ipc::peer::{FoundHere, MANIFEST_PAGE_MAX, PeerRequest, PeerResponse};
+use pangea_ipc::peer::{FoundHere, PeerRequest, PeerResponse};
 use pangea_ipc::runtime;
-use pangea_ipc::worker::{Command, FetchPlan, Share, Source};
+use pangea_ipc::worker::{Command, FetchPlan, ManifestPage, Reply, Share, Source};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::node::{Job, Node, Session, command, fresh_job, now_s, unexpected};
@@ -322,7 +321,9 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
 
 async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere)>) -> Result<(), Failure> {
     let mut sources = sources_of(node, fetch, found);
-    let mut asked_at: Option<Instant> = (!sources.is_empty()).then(Instant::now);
+    // An object comes from whoever is known to have it; for more it is worth to know of everybody who has some.
+    let known = !sources.is_empty() && fetch.size <= u64::from(CHUNK_SIZE);
+    let mut asked_at: Option<Instant> = known.then(Instant::now);
     let mut asking: Option<LocalBoxFuture<'_, (Vec<Source>, bool)>> = None;
     let mut hope = true;
     let mut changes = node.sessions_changed.subscribe();
@@ -539,12 +540,10 @@ pub async fn get_manifest(
 ) -> Result<(u64, String), Failure> {
     let mut trouble = String::new();
     for (peer, here) in found {
-        let session = node.sessions.borrow().get(peer).cloned();
-        let Some(session) = session else { continue };
         // A short manifest has come with the finding.
         let manifest = match Manifest::prove(content, here.size, here.values.clone()) {
             Ok(manifest) => Ok(manifest),
-            Err(_) => manifest_from(&session, content, here.size).await,
+            Err(_) => manifest_from(node, *peer, content, here.size).await,
         };
         match manifest {
             Ok(manifest) => {
@@ -560,25 +559,22 @@ pub async fn get_manifest(
     Err(Failure::unavailable(format!("no reachable node gave a manifest that proves content {content}{trouble}")))
 }
 
-async fn manifest_from(session: &Session, content: ContentId, size: u64) -> Result<Manifest, Failure> {
-    /// A whole manifest is here within this time: 64 pages of half a MiB at most.
-    const MANIFEST_TIME: Duration = Duration::from_secs(60);
-    let count = Geometry::new(size).map_err(|error| Failure::invalid(error.to_string()))?.chunk_count();
-    let gather = async {
-        let mut values = Vec::new();
-        while (values.len() as u64) < u64::from(count) {
-            let first = u32::try_from(values.len()).unwrap_or(u32::MAX);
-            let page = PeerRequest::Manifest { content, first, count: (count - first).min(MANIFEST_PAGE_MAX) };
-            match ask(session, &page).await? {
-                PeerResponse::Manifest(page) if !page.is_empty() => values.extend(page),
-                PeerResponse::Manifest(_) => return Err(Failure::corrupt("its manifest is too short")),
-                other => return Err(unexpected(&other)),
-            }
+/// Has a worker bring a manifest from a peer, page after page.
+async fn manifest_from(node: &Rc<Node>, peer: NodeId, content: ContentId, size: u64) -> Result<Manifest, Failure> {
+    let geometry = Geometry::new(size).map_err(|error| Failure::invalid(error.to_string()))?;
+    let theirs = node.neighbours.borrow().workers(peer).to_vec();
+    let (index, worker) = node.any_worker().await?;
+    // Workers of the same number talk to each other.
+    let from = theirs.get(usize::from(index.0) % theirs.len().max(1)).copied();
+    let from = from.ok_or_else(|| Failure::unavailable(format!("node {peer} has told of no workers")))?;
+    let mut values = Vec::new();
+    for page in 0..geometry.manifest_pages() {
+        match command(&worker, &Command::ManifestPage(ManifestPage { content, size, page, from })).await? {
+            Reply::ManifestPage(page) => values.extend(page),
+            other => return Err(unexpected(&other)),
         }
-        Manifest::prove(content, size, values).map_err(|error| Failure::corrupt(error.to_string()))
-    };
-    let late = Failure::unavailable("its manifest did not come in time");
-    timeout(MANIFEST_TIME, gather).await.unwrap_or(Err(late))
+    }
+    Manifest::prove(content, size, values).map_err(|error| Failure::corrupt(error.to_string()))
 }
 
 /// The file proves itself, so it may be written by whoever has it first.

@@ -114,23 +114,21 @@ async fn prepare(node: &Rc<Node>) {
     }
 }
 
-/// Who holds a content of one chunk, as peers have announced it: such a content needs no manifest, so nobody needs to be
-/// asked. Empty = ask: also when they do not agree on the size, or it has failed to prove right before.
+/// Who holds a content, as peers have announced it: then nobody needs to be asked before its manifest and its chunks are.
+/// Empty = ask: also when they do not agree on the size, or it has failed to prove right before.
 fn announced(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere)> {
     let (catalog, sessions, doubts) = (node.catalog.borrow(), node.sessions.borrow(), node.doubts.borrow());
     let Some(record) = catalog.get(content) else { return Vec::new() };
     let here = |(peer, claim): (&NodeId, &Claim)| {
-        let here = FoundHere {
-            size: claim.size,
-            held: ChunkSet::full(1),
-            name: record.name.clone(),
-            // The value of the only chunk is the content id.
-            values: vec![content.0],
-        };
-        (*peer, here)
+        let count = Geometry::new(claim.size).ok()?.chunk_count();
+        // The value of an only chunk is the content id.
+        let values = if count == 1 { vec![content.0] } else { Vec::new() };
+        let here = FoundHere { size: claim.size, held: ChunkSet::full(count), name: record.name.clone(), values };
+        Some((*peer, here))
     };
-    let found: Vec<_> = record.providers.iter().filter(|(peer, _)| sessions.contains_key(*peer)).map(here).collect();
-    let believed = |size: u64| (1..=u64::from(CHUNK_SIZE)).contains(&size) && !doubts.contains(content, size);
+    let connected = record.providers.iter().filter(|(peer, _)| sessions.contains_key(*peer));
+    let found: Vec<_> = connected.filter_map(here).collect();
+    let believed = |size: u64| size > 0 && !doubts.contains(content, size);
     let agreed = found.windows(2).all(|two| matches!(two, [(_, one), (_, other)] if one.size == other.size));
     let all = agreed && found.iter().all(|(_, here)| believed(here.size));
     if all { found } else { Vec::new() }
@@ -143,8 +141,8 @@ async fn learn(
     dial_trouble: &[Failure],
 ) -> Result<Vec<(NodeId, FoundHere)>, Failure> {
     let found = announced(node, content);
-    if !found.is_empty() {
-        fetches::get_manifest(node, content, &found).await?;
+    // Who has announced it may have lost it since; then everybody is asked.
+    if !found.is_empty() && fetches::get_manifest(node, content, &found).await.is_ok() {
         return Ok(found);
     }
     let deadline = tokio::time::Instant::now() + HOLDER_WAIT;

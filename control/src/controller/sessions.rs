@@ -14,9 +14,7 @@ use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::content::Manifest;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, NodeId};
-use pangea_ipc::peer::{
-    Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, MANIFEST_SHORT_MAX, PeerRequest, PeerResponse,
-};
+use pangea_ipc::peer::{Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_SHORT_MAX, PeerRequest, PeerResponse};
 use pangea_ipc::rpc::{PeerService, peer_session};
 use pangea_ipc::runtime;
 use tokio::io::DuplexStream;
@@ -414,14 +412,6 @@ impl Answers {
             PeerRequest::Ping(nonce) => Ok(PeerResponse::Pong(nonce)),
             _ if !guest => Err(denied()),
             PeerRequest::Find(content) => Ok(PeerResponse::Found(self.find(content).await?)),
-            PeerRequest::Manifest { content, first, count } => {
-                let path = runtime::manifest(&node.settings.state_dir, content);
-                let manifest = read_manifest(path, content).await?;
-                let first = usize::try_from(first).unwrap_or(usize::MAX);
-                let rest = manifest.values().get(first..).unwrap_or_default();
-                let count = count.min(MANIFEST_PAGE_MAX) as usize;
-                Ok(PeerResponse::Manifest(rest.iter().take(count).copied().collect()))
-            }
             PeerRequest::Announce { content, size, name } => {
                 node.update_content(content, |record| {
                     if record.name.is_empty() {

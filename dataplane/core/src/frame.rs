@@ -1,17 +1,19 @@
 //! The bytes between two workers. Every frame has an exact length; parsing is validating.
 //!
-//! The requester opens a bidirectional QUIC stream for each chunk and sends a [`Request`]. The server answers on it with
+//! The requester opens a bidirectional QUIC stream for each chunk, or page of a manifest, and sends a [`Request`]. The server answers on it with
 //! an [`Answer`]: the chunk follows on the stream, or comes as symbols in datagrams ([`SymbolHeader`]), after the last
 //! of which the server sends a [`Mark`]. The symbols say all that the answer does, so whoever has enough of them need not
 //! wait for it. On a lossy path a request that must not wait for its own repair goes twice: on its stream, and a moment
 //! later as a datagram of the same bytes; the server begins with whichever comes first. The requester then may send any number, up to a limit, of [`Repair`]s, each
 //! answered by symbols and a mark, and finishes its side when the chunk is whole. Integers are little-endian.
 
-use pangea_ipc::content::{CHUNK_SIZE, CHUNKS_MAX, CONTENT_SIZE_MAX, ChunkIndex, Geometry};
+use pangea_ipc::content::{CHAINING_VALUE_LEN, CHUNK_SIZE, CONTENT_SIZE_MAX, ChunkIndex, Geometry};
 use pangea_ipc::ids::ContentId;
 
 /// First byte of every request; another version has another.
 const REQUEST_KIND: u8 = 0x51;
+/// The same when it asks for a page of a manifest.
+const MANIFEST_KIND: u8 = 0x54;
 /// First byte of every repair.
 const REPAIR_KIND: u8 = 0x52;
 /// First byte of every symbol datagram.
@@ -66,15 +68,38 @@ pub enum Mode {
     Fec,
 }
 
-/// "Send me this chunk."
+/// What a [`Request`] asks for. Both come in the same ways; a page of a manifest is one value for each chunk on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A chunk of the content.
+    Chunk(ChunkIndex),
+    /// A page of its manifest ([`Geometry::manifest_page`]).
+    Manifest(u32),
+}
+
+impl Part {
+    /// Bytes in it; 0 when the content has no such part.
+    #[must_use]
+    pub fn len(self, geometry: Geometry) -> u32 {
+        match self {
+            Self::Chunk(chunk) => geometry.chunk_len(chunk),
+            Self::Manifest(page) => {
+                let values = geometry.manifest_page(page).len().saturating_mul(CHAINING_VALUE_LEN);
+                u32::try_from(values).unwrap_or(CHUNK_SIZE) // a page is as long as a chunk at most
+            }
+        }
+    }
+}
+
+/// "Send me this part of a content."
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// The content.
     pub content: ContentId,
     /// Its size as the requester knows it; a server that knows another refuses, since the two mean different contents.
     pub size: u64,
-    /// The chunk.
-    pub chunk: ChunkIndex,
+    /// Which part.
+    pub part: Part,
     /// How.
     pub mode: Mode,
     /// Nothing else is under way that would hide a loss: the end of a transfer, a single object, a reader who waits.
@@ -92,7 +117,11 @@ impl Request {
     #[must_use]
     pub fn to_bytes(self) -> [u8; REQUEST_LEN] {
         let mut out = Writer::<REQUEST_LEN>::new();
-        out.put(&[REQUEST_KIND]);
+        let (kind, number) = match self.part {
+            Part::Chunk(chunk) => (REQUEST_KIND, chunk),
+            Part::Manifest(page) => (MANIFEST_KIND, page),
+        };
+        out.put(&[kind]);
         out.put(&[match self.mode {
             Mode::Auto => 0,
             Mode::Stream => 1,
@@ -101,7 +130,7 @@ impl Request {
         out.put(&[self.overhead_max_pct, u8::from(self.soon)]);
         out.put(&self.content.0);
         out.put(&self.size.to_le_bytes());
-        out.put(&self.chunk.to_le_bytes());
+        out.put(&number.to_le_bytes());
         out.put(&self.transfer.to_le_bytes());
         out.put(&self.symbol_len_max.to_le_bytes());
         out.bytes
@@ -113,7 +142,10 @@ impl Request {
     /// When a field has a value that no requester sends.
     pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Result<Self, FrameError> {
         let mut from = Reader(bytes);
-        expect_kind(from.byte(), REQUEST_KIND)?;
+        let kind = from.byte();
+        if kind != MANIFEST_KIND {
+            expect_kind(kind, REQUEST_KIND)?;
+        }
         let mode = match from.byte() {
             0 => Mode::Auto,
             1 => Mode::Stream,
@@ -134,14 +166,18 @@ impl Request {
         if size > CONTENT_SIZE_MAX {
             return Err(impossible("size", size));
         }
-        let chunk = u32::from_le_bytes(from.take());
-        let in_content = Geometry::new(size).is_ok_and(|geometry| chunk < geometry.chunk_count());
-        if chunk >= CHUNKS_MAX || !in_content {
-            return Err(impossible("chunk", chunk));
+        let number = u32::from_le_bytes(from.take());
+        let (part, count) = match Geometry::new(size) {
+            Ok(geometry) if kind == MANIFEST_KIND => (Part::Manifest(number), geometry.manifest_pages()),
+            Ok(geometry) => (Part::Chunk(number), geometry.chunk_count()),
+            Err(_) => return Err(impossible("size", size)),
+        };
+        if number >= count {
+            return Err(impossible("part", number));
         }
         let transfer = u32::from_le_bytes(from.take());
         let symbol_len_max = u16::from_le_bytes(from.take());
-        Ok(Self { content, size, chunk, mode, soon, transfer, symbol_len_max, overhead_max_pct })
+        Ok(Self { content, size, part, mode, soon, transfer, symbol_len_max, overhead_max_pct })
     }
 
     /// Reads a copy of a request, which is a datagram of its own.
@@ -402,7 +438,7 @@ mod tests {
         Request {
             content: ContentId([7; 32]),
             size: 10 << 20,
-            chunk: 39,
+            part: Part::Chunk(39),
             mode: Mode::Fec,
             soon: true,
             transfer: 0xdead_beef,
@@ -414,8 +450,10 @@ mod tests {
     #[test]
     fn frames_survive_the_wire() {
         for mode in [Mode::Auto, Mode::Stream, Mode::Fec] {
-            let request = Request { mode, ..request() };
-            assert_eq!(Request::parse(&request.to_bytes()), Ok(request));
+            for part in [Part::Chunk(39), Part::Manifest(0)] {
+                let request = Request { mode, part, ..request() };
+                assert_eq!(Request::parse(&request.to_bytes()), Ok(request));
+            }
         }
         let answers = [Answer::Stream { len: 5 }, Answer::Fec { len: CHUNK_SIZE, symbol_len: 1180 }];
         for answer in answers.into_iter().chain(Refusal::ALL.map(|(_, refusal)| Answer::Refused(refusal))) {
@@ -435,8 +473,10 @@ mod tests {
 
     #[test]
     fn impossible_fields_are_refused() {
-        let beyond = Request { chunk: 40, ..request() };
-        assert!(matches!(Request::parse(&beyond.to_bytes()), Err(FrameError::Impossible { what: "chunk", .. })));
+        for part in [Part::Chunk(40), Part::Manifest(1)] {
+            let beyond = Request { part, ..request() };
+            assert!(matches!(Request::parse(&beyond.to_bytes()), Err(FrameError::Impossible { what: "part", .. })));
+        }
         let huge = Request { size: CONTENT_SIZE_MAX + 1, ..request() };
         assert!(matches!(Request::parse(&huge.to_bytes()), Err(FrameError::Impossible { what: "size", .. })));
         let greedy = Request { overhead_max_pct: 101, ..request() };

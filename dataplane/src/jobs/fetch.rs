@@ -12,12 +12,12 @@ use futures::future::{AbortHandle, Abortable, FutureExt, LocalBoxFuture};
 use futures::stream::FuturesUnordered;
 use pangea_dataplane_core::assembly::Tally;
 use pangea_dataplane_core::fetch::{Failed, Fetch, SourceId, Step};
-use pangea_dataplane_core::frame::Mode;
+use pangea_dataplane_core::frame::{Mode, Part};
 use pangea_ipc::address::Endpoint;
-use pangea_ipc::content::ChunkIndex;
+use pangea_ipc::content::{ChunkIndex, Geometry};
 use pangea_ipc::counter::Id;
 use pangea_ipc::failure::Failure;
-use pangea_ipc::ids::NodeId;
+use pangea_ipc::ids::{ContentId, NodeId};
 use pangea_ipc::policy::FecMode;
 use pangea_ipc::worker::{Event, FetchPlan, JobKind, Share, Source};
 use tokio::sync::mpsc;
@@ -260,7 +260,8 @@ impl<'a> Driver<'a> {
         let count = peer.endpoints.len().max(1);
         let Some(endpoint) = peer.endpoints.get(*peer.at.borrow() % count).copied() else { return };
         let (worker, content, at) = (self.worker, self.content, Rc::clone(&peer.at));
-        let question = question(worker, content, chunk, soon);
+        let (id, geometry) = (content.manifest().id(), content.manifest().geometry());
+        let question = question(worker, id, geometry, Part::Chunk(chunk), soon);
         let one = async move {
             let connection = worker.connections.to(endpoint).await.map_err(|error| {
                 let mut at = at.borrow_mut();
@@ -381,12 +382,13 @@ impl<'a> Driver<'a> {
     }
 }
 
-fn question(worker: &Worker, content: &Content, chunk: ChunkIndex, soon: bool) -> Question {
+/// A question for a part of a content, by this node's policy.
+pub fn question(worker: &Worker, content: ContentId, geometry: Geometry, part: Part, soon: bool) -> Question {
     let policy = worker.policy();
     Question {
-        content: content.manifest().id(),
-        geometry: content.manifest().geometry(),
-        chunk,
+        content,
+        geometry,
+        part,
         mode: match policy.policy.fec_mode {
             FecMode::Auto => Mode::Auto,
             FecMode::Off => Mode::Stream,

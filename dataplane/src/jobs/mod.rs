@@ -2,6 +2,7 @@
 
 pub mod door;
 pub mod fetch;
+pub mod manifest;
 pub mod put;
 pub mod read;
 pub mod rings;

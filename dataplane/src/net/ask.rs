@@ -1,4 +1,5 @@
-//! One chunk from a peer: the question, and the chunk by stream or put together from symbols. Not yet checked.
+//! One chunk from a peer, or page of a manifest: the question, and the answer by stream or put together from symbols. Not
+//! yet checked.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -7,10 +8,10 @@ use bytes::Bytes;
 use pangea_dataplane_core::assembly::{AssemblyError, Tally};
 use pangea_dataplane_core::fetch::Failed;
 use pangea_dataplane_core::frame::{
-    ANSWER_LEN, Answer, FrameError, MARK_LEN, Mode, REPAIR_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN,
+    ANSWER_LEN, Answer, FrameError, MARK_LEN, Mode, Part, REPAIR_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN,
 };
 use pangea_fec::Codec;
-use pangea_ipc::content::{ChunkIndex, Geometry};
+use pangea_ipc::content::Geometry;
 use pangea_ipc::ids::ContentId;
 use tokio::time::timeout;
 
@@ -100,8 +101,8 @@ pub struct Question {
     pub content: ContentId,
     /// How it is cut.
     pub geometry: Geometry,
-    /// The chunk.
-    pub chunk: ChunkIndex,
+    /// The part.
+    pub part: Part,
     /// How it is wanted.
     pub mode: Mode,
     /// Nothing else is under way that would hide a loss.
@@ -119,7 +120,7 @@ pub enum Came {
     BySymbols(Tally),
 }
 
-/// Asks for a chunk and waits for it, in `memory`.
+/// Asks for a part of a content and waits for it, in `memory`.
 ///
 /// # Errors
 /// Says what went wrong, and by that whose fault it is.
@@ -130,13 +131,13 @@ pub async fn ask(
     codec: &RefCell<Codec>,
 ) -> Result<(Buffer, Came), AskError> {
     let _debt = peer.pulse.owe();
-    let expected = question.geometry.chunk_len(question.chunk);
+    let expected = question.part.len(question.geometry);
     let transfer = peer.symbols.expect(expected as usize, memory, peer.quic.rtt());
     let room = peer.quic.max_datagram_size().unwrap_or(0).saturating_sub(SYMBOL_HEADER_LEN);
     let request = Request {
         content: question.content,
         size: question.geometry.size(),
-        chunk: question.chunk,
+        part: question.part,
         mode: question.mode,
         soon: question.soon,
         transfer: transfer.number(),

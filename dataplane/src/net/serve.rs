@@ -10,11 +10,12 @@ use bytes::{Bytes, BytesMut};
 use futures::future;
 use pangea_dataplane_core::congestion::Known;
 use pangea_dataplane_core::frame::{
-    Answer, Mark, REPAIR_LEN, REQUEST_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN, SymbolHeader,
+    Answer, Mark, Part, REPAIR_LEN, REQUEST_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN, SymbolHeader,
 };
 use pangea_dataplane_core::redundancy::{Delivery, Parity, Situation, choose};
 use pangea_dataplane_core::spread;
 use pangea_fec::{ChunkShape, Codec, FecError, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
+use pangea_ipc::content::Manifest;
 use pangea_ipc::counter::Id;
 use pangea_ipc::worker::{KnownPath, Pin};
 use quinn::{Connection, RecvStream, SendStream};
@@ -185,7 +186,7 @@ fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
     let work = async move {
         let _debt = path.pulse.owe();
         let result = async {
-            let (turn, chunk) = future::join(path.turn.lock(), chunk(&worker, &request)).await;
+            let (turn, chunk) = future::join(path.turn.lock(), part(&worker, &request)).await;
             // What cannot go as symbols is refused or sent on the stream, when that comes.
             let Ok(buffer) = chunk else { return Ok(()) };
             let Some((shape, parity)) = plan(&worker, &path, &request, buffer.len()) else { return Ok(()) };
@@ -230,7 +231,7 @@ async fn answer(
     {
         return symbols.follow_up(&mut send, &mut recv).await;
     }
-    let (turn, chunk) = future::join(path.turn.lock(), chunk(worker, &request)).await;
+    let (turn, chunk) = future::join(path.turn.lock(), part(worker, &request)).await;
     let buffer = match chunk {
         Ok(buffer) => buffer,
         Err(refusal) => {
@@ -329,24 +330,41 @@ impl Path {
     }
 }
 
-/// The chunk asked for, or why not.
-async fn chunk(worker: &Worker, request: &Request) -> Result<Buffer, Refusal> {
+/// The part asked for, or why not.
+async fn part(worker: &Worker, request: &Request) -> Result<Buffer, Refusal> {
     let content = worker.store.content(request.content).await.map_err(|_| Refusal::NotHeld)?;
     if content.manifest().geometry().size() != request.size {
         return Err(Refusal::OtherSize);
     }
-    if !content.holds(request.chunk) {
+    let chunk = match request.part {
+        Part::Chunk(chunk) => chunk,
+        Part::Manifest(page) => {
+            let mut buffer = worker.serve_buffers.take().await;
+            copy_page(content.manifest(), page, &mut buffer);
+            return Ok(buffer);
+        }
+    };
+    if !content.holds(chunk) {
         // Another worker of this node may have claimed it meanwhile.
         content.refresh().await.map_err(|_| Refusal::Unreadable)?;
-        if !content.holds(request.chunk) {
+        if !content.holds(chunk) {
             return Err(Refusal::NotHeld);
         }
     }
     let buffer = worker.serve_buffers.take().await;
-    worker.store.read_for_peer(&content, request.chunk, buffer).await.map_err(|error| {
-        tracing::warn!(content = %request.content, chunk = request.chunk, %error, "a chunk cannot be read");
+    worker.store.read_for_peer(&content, chunk, buffer).await.map_err(|error| {
+        tracing::warn!(content = %request.content, chunk, %error, "a chunk cannot be read");
         Refusal::Unreadable
     })
+}
+
+fn copy_page(manifest: &Manifest, page: u32, to: &mut Buffer) {
+    let chunks = manifest.geometry().manifest_page(page);
+    let values = manifest.values().get(chunks.start as usize..chunks.end as usize).unwrap_or_default().as_flattened();
+    if let Some(space) = to.space().get_mut(..values.len()) {
+        space.copy_from_slice(values);
+    }
+    to.set_len(values.len());
 }
 
 /// How the chunk goes out: `None` = by stream.

@@ -5,10 +5,11 @@ use capnp::message::{Builder, HeapAllocator};
 
 use super::{CodecError, node, peer, worker};
 use crate::content::CHUNKS_MAX;
+use crate::content::MANIFEST_PAGE;
 use crate::failure::FAILURE_TEXT_MAX;
 use crate::generated::{common_capnp as common, node_capnp, peer_capnp, worker_capnp};
 use crate::node::{ASSIGNMENTS_MAX, DAMAGED_MAX, HISTORY_MAX, LISTING_PAGE_MAX, TEXT_MAX};
-use crate::peer::{HOLDERS_MAX, MANIFEST_PAGE_MAX};
+use crate::peer::HOLDERS_MAX;
 use crate::ticket::{NAME_MAX, TICKET_CHARS_MAX};
 use crate::worker::{EVENTS_MAX, INVENTORY_PAGE_MAX, JOBS_MAX, PINS_MAX, SOURCES_MAX, WORKERS_MAX};
 
@@ -75,6 +76,9 @@ fn commands_and_replies_beyond_a_bound_are_refused() {
         entry.set_key("fec.mode");
         entry.set_value(long(4096).as_str());
     });
+    refused!("manifest page", MANIFEST_PAGE as usize, reply::Builder<'_>, read_reply, |to| {
+        to.init_manifest_page(32 * (MANIFEST_PAGE + 1));
+    });
     refused!("inventory", INVENTORY_PAGE_MAX, reply::Builder<'_>, read_reply, |to| {
         to.init_inventory(over(INVENTORY_PAGE_MAX));
     });
@@ -139,14 +143,8 @@ fn peers_messages_beyond_a_bound_are_refused() {
     refused!("workers", WORKERS_MAX, request::Builder<'_>, read_request, |to| {
         to.init_introduce().init_workers(over(WORKERS_MAX));
     });
-    refused!("manifest page", MANIFEST_PAGE_MAX as usize, request::Builder<'_>, read_request, |to| {
-        to.init_manifest().set_count(MANIFEST_PAGE_MAX + 1);
-    });
     refused!("workers", WORKERS_MAX, response::Builder<'_>, read_response, |to| {
         to.init_introduction().init_workers(over(WORKERS_MAX));
-    });
-    refused!("manifest page", MANIFEST_PAGE_MAX as usize, response::Builder<'_>, read_response, |to| {
-        to.init_manifest(32 * (MANIFEST_PAGE_MAX + 1));
     });
     refused!("other holders", HOLDERS_MAX, response::Builder<'_>, read_response, |to| {
         to.init_found().init_others(over(HOLDERS_MAX));

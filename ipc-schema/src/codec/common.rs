@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{CodecError, Result, bytes, checked, count, list, text};
 use crate::address::{Endpoint, PeerAddress};
 use crate::chunk_set::ChunkSet;
-use crate::content::CHUNKS_MAX;
+use crate::content::{CHAINING_VALUE_LEN, CHUNKS_MAX, ChainingValue};
 use crate::failure::{FAILURE_TEXT_MAX, Failure, FailureCode};
 use crate::generated::common_capnp as wire;
 use crate::ids::{NodeId, Revision, WorkerIndex, WorkerKey};
@@ -75,21 +75,26 @@ pub(crate) fn write_endpoints<'a>(
 ) -> Result<()> {
     let mut to = init(count("workers", endpoints.len(), WORKERS_MAX)?);
     for (index, endpoint) in (0..).zip(endpoints) {
-        let mut to = to.reborrow().get(index);
-        to.set_worker(endpoint.worker.0);
-        to.set_key(&endpoint.key.0);
-        write_address(endpoint.address, to.init_address());
+        write_endpoint(endpoint, to.reborrow().get(index));
     }
     Ok(())
 }
 
 pub(crate) fn read_endpoints(from: capnp::struct_list::Reader<'_, wire::endpoint::Owned>) -> Result<Vec<Endpoint>> {
-    list("workers", from, WORKERS_MAX, |endpoint| {
-        Ok(Endpoint {
-            worker: WorkerIndex(endpoint.get_worker()),
-            address: read_address(endpoint.get_address()?)?,
-            key: WorkerKey(bytes("worker key", endpoint.get_key()?)?),
-        })
+    list("workers", from, WORKERS_MAX, read_endpoint)
+}
+
+pub(crate) fn write_endpoint(endpoint: &Endpoint, mut to: wire::endpoint::Builder<'_>) {
+    to.set_worker(endpoint.worker.0);
+    to.set_key(&endpoint.key.0);
+    write_address(endpoint.address, to.init_address());
+}
+
+pub(crate) fn read_endpoint(from: wire::endpoint::Reader<'_>) -> Result<Endpoint> {
+    Ok(Endpoint {
+        worker: WorkerIndex(from.get_worker()),
+        address: read_address(from.get_address()?)?,
+        key: WorkerKey(bytes("worker key", from.get_key()?)?),
     })
 }
 
@@ -126,4 +131,14 @@ pub(crate) fn read_policy(from: wire::policy::Reader<'_>) -> Result<Revised> {
         policy = policy.with(&key, &value)?;
     }
     Ok(Revised { revision: Revision(from.get_revision()), policy })
+}
+
+/// Chaining values one after another, `max` at most.
+pub(crate) fn read_values(what: &'static str, data: &[u8], max: usize) -> Result<Vec<ChainingValue>> {
+    let (values, rest) = data.as_chunks::<CHAINING_VALUE_LEN>();
+    count(what, values.len(), max)?;
+    if !rest.is_empty() {
+        return Err(CodecError::Length { what: "chaining value", found: rest.len(), expected: CHAINING_VALUE_LEN });
+    }
+    Ok(values.to_vec())
 }

@@ -1,17 +1,14 @@
 //! `peer.capnp`.
 
 use super::common::{
-    read_chunks, read_endpoints, read_failure, read_optional, read_peer, write_chunks, write_endpoints, write_failure,
-    write_optional, write_peer,
+    read_chunks, read_endpoints, read_failure, read_optional, read_peer, read_values, write_chunks, write_endpoints,
+    write_failure, write_optional, write_peer,
 };
 use super::{CodecError, Result, bytes, checked, count, list, text};
-use crate::content::{CHAINING_VALUE_LEN, ChainingValue};
 use crate::generated::peer_capnp as wire;
 use crate::ids::ContentId;
 use crate::node::TEXT_MAX;
-use crate::peer::{
-    Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_PAGE_MAX, MANIFEST_SHORT_MAX, PeerRequest, PeerResponse,
-};
+use crate::peer::{Found, FoundHere, HOLDERS_MAX, Introduction, MANIFEST_SHORT_MAX, PeerRequest, PeerResponse};
 use crate::ticket::NAME_MAX;
 
 fn write_introduction(value: &Introduction, mut to: wire::introduction::Builder<'_>) -> Result<()> {
@@ -33,12 +30,6 @@ pub(crate) fn write_request(request: &PeerRequest, mut to: wire::request::Builde
         PeerRequest::Introduce(introduction) => write_introduction(introduction, to.init_introduce())?,
         PeerRequest::Ping(number) => to.set_ping(*number),
         PeerRequest::Find(content) => to.set_find(&content.0),
-        PeerRequest::Manifest { content, first, count } => {
-            let mut page = to.init_manifest();
-            page.set_content(&content.0);
-            page.set_first(*first);
-            page.set_count(*count);
-        }
         PeerRequest::Announce { content, size, name } => {
             let mut announce = to.init_announce();
             announce.set_name(checked("name", name, NAME_MAX)?);
@@ -50,24 +41,11 @@ pub(crate) fn write_request(request: &PeerRequest, mut to: wire::request::Builde
 }
 
 pub(crate) fn read_request(from: wire::request::Reader<'_>) -> Result<PeerRequest> {
-    use wire::request::{Announce, Find, Introduce, Manifest, Ping};
+    use wire::request::{Announce, Find, Introduce, Ping};
     Ok(match from.which().map_err(CodecError::unknown("peer request"))? {
         Introduce(introduction) => PeerRequest::Introduce(read_introduction(introduction?)?),
         Ping(number) => PeerRequest::Ping(number),
         Find(content) => PeerRequest::Find(ContentId(bytes("content id", content?)?)),
-        Manifest(page) => {
-            let page = page?;
-            let count = page.get_count();
-            if count > MANIFEST_PAGE_MAX {
-                return Err(CodecError::TooLong {
-                    what: "manifest page",
-                    found: count as usize,
-                    max: MANIFEST_PAGE_MAX as usize,
-                });
-            }
-            let content = ContentId(bytes("content id", page.get_content()?)?);
-            PeerRequest::Manifest { content, first: page.get_first(), count }
-        }
         Announce(announce) => {
             let announce = announce?;
             let content = ContentId(bytes("content id", announce.get_content()?)?);
@@ -82,10 +60,6 @@ pub(crate) fn write_response(response: &PeerResponse, mut to: wire::response::Bu
         PeerResponse::Introduction(introduction) => write_introduction(introduction, to.init_introduction())?,
         PeerResponse::Pong(number) => to.set_pong(*number),
         PeerResponse::Found(found) => write_found(found, to.init_found())?,
-        PeerResponse::Manifest(values) => {
-            count("manifest page", values.len(), MANIFEST_PAGE_MAX as usize)?;
-            to.set_manifest(values.as_flattened());
-        }
         PeerResponse::Noted => to.set_noted(()),
         PeerResponse::Refused(failure) => write_failure(failure, to.init_refused()),
     }
@@ -93,24 +67,14 @@ pub(crate) fn write_response(response: &PeerResponse, mut to: wire::response::Bu
 }
 
 pub(crate) fn read_response(from: wire::response::Reader<'_>) -> Result<PeerResponse> {
-    use wire::response::{Found, Introduction, Manifest, Noted, Pong, Refused};
+    use wire::response::{Found, Introduction, Noted, Pong, Refused};
     Ok(match from.which().map_err(CodecError::unknown("peer response"))? {
         Introduction(introduction) => PeerResponse::Introduction(read_introduction(introduction?)?),
         Pong(number) => PeerResponse::Pong(number),
         Found(found) => PeerResponse::Found(read_found(found?)?),
-        Manifest(data) => PeerResponse::Manifest(read_values("manifest page", data?, MANIFEST_PAGE_MAX as usize)?),
         Noted(()) => PeerResponse::Noted,
         Refused(failure) => PeerResponse::Refused(read_failure(failure?)?),
     })
-}
-
-fn read_values(what: &'static str, data: &[u8], max: usize) -> Result<Vec<ChainingValue>> {
-    let (values, rest) = data.as_chunks::<CHAINING_VALUE_LEN>();
-    count(what, values.len(), max)?;
-    if !rest.is_empty() {
-        return Err(CodecError::Length { what: "chaining value", found: rest.len(), expected: CHAINING_VALUE_LEN });
-    }
-    Ok(values.to_vec())
 }
 
 fn write_found(found: &Found, mut to: wire::found::Builder<'_>) -> Result<()> {

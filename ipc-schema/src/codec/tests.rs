@@ -110,6 +110,7 @@ fn every_worker_message_survives_the_wire() {
         Command::Inventory { after: Some(ID) },
         Command::Verify { job: JOB, content: ID },
         Command::Holdings(ID),
+        Command::ManifestPage(w::ManifestPage { content: ID, size: 1, page: 2, from: endpoint() }),
         Command::Status,
         Command::Drain,
         Command::Shutdown,
@@ -123,6 +124,7 @@ fn every_worker_message_survives_the_wire() {
         Reply::Applied { revision: Revision(5), cpu: Some(3) },
         Reply::Inventory(vec![w::StoredContent { content: ID, size: 1, chunks_held: 2, disk_bytes: 3 }]),
         Reply::Holdings(None),
+        Reply::ManifestPage(vec![[1; 32], [2; 32]]),
         Reply::Holdings(Some(w::Holdings { size: 1, held: ChunkSet::full(1) })),
         Reply::Status(jobs()),
         Reply::Refused(Failure::busy("b")),
@@ -155,7 +157,6 @@ fn every_peer_message_survives_the_wire() {
         PeerRequest::Introduce(introduction.clone()),
         PeerRequest::Ping(1),
         PeerRequest::Find(ID),
-        PeerRequest::Manifest { content: ID, first: 1, count: 2 },
         PeerRequest::Announce { content: ID, size: 3, name: "n".into() },
     ];
     for value in requests {
@@ -168,7 +169,6 @@ fn every_peer_message_survives_the_wire() {
         PeerResponse::Pong(1),
         PeerResponse::Found(p::Found { here: Some(here), others: vec![other] }),
         PeerResponse::Found(p::Found::default()),
-        PeerResponse::Manifest(vec![[1; 32], [2; 32]]),
         PeerResponse::Noted,
         PeerResponse::Refused(Failure::denied("d")),
     ];
@@ -310,8 +310,7 @@ fn what_is_beyond_a_bound_does_not_get_through() {
     let crowded = w::Source { endpoints: vec![endpoint(); w::WORKERS_MAX + 1], ..source() };
     too_long(command(&Command::SetSources { job: JOB, sources: vec![crowded] }).map(drop));
     too_long(reply(&Reply::Status(vec![jobs()[0].clone(); w::JOBS_MAX + 1])).map(drop));
-    too_long(peer_response(&PeerResponse::Manifest(vec![[0; 32]; p::MANIFEST_PAGE_MAX as usize + 1])).map(drop));
-    too_long(peer_request(&PeerRequest::Manifest { content: ID, first: 0, count: p::MANIFEST_PAGE_MAX + 1 }).map(drop));
+    too_long(reply(&Reply::ManifestPage(vec![[0; 32]; crate::content::MANIFEST_PAGE as usize + 1])).map(drop));
     too_long(request(&Request::PolicySet(vec![String::new(); n::ASSIGNMENTS_MAX + 1])).map(drop));
     too_long(request(&Request::PolicySet(vec!["x".repeat(n::TEXT_MAX + 1)])).map(drop));
     too_long(request(&Request::Put { name: "x".repeat(256), size: None }).map(drop));

@@ -1,16 +1,18 @@
 //! `worker.capnp`.
 
 use super::common::{
-    read_address, read_chunks, read_endpoints, read_failure, read_policy, write_address, write_chunks, write_endpoints,
-    write_failure, write_policy,
+    read_address, read_chunks, read_endpoint, read_endpoints, read_failure, read_policy, read_values, write_address,
+    write_chunks, write_endpoint, write_endpoints, write_failure, write_policy,
 };
 use super::{CodecError, Result, bytes, checked, count, list, optional_bytes, or_empty, text};
+use crate::content::MANIFEST_PAGE;
 use crate::generated::worker_capnp as wire;
 use crate::ids::{ContentId, JobId, NodeId, Revision, Token, WorkerIndex, WorkerKey};
 use crate::node::TEXT_MAX;
 use crate::worker::{
     Command, EVENTS_MAX, Event, FetchPlan, Holdings, INVENTORY_PAGE_MAX, JOBS_MAX, JobKind, JobStatus, KnownPath,
-    PINS_MAX, PathSample, Pin, PutPlan, ReadPlan, Registration, Reply, SOURCES_MAX, Share, Source, StoredContent,
+    ManifestPage, PINS_MAX, PathSample, Pin, PutPlan, ReadPlan, Registration, Reply, SOURCES_MAX, Share, Source,
+    StoredContent,
 };
 
 fn content_id(data: &[u8]) -> Result<ContentId> {
@@ -179,6 +181,13 @@ pub(crate) fn write_command(command: &Command, mut to: wire::command::Builder<'_
         Command::Drain => to.set_drain(()),
         Command::Shutdown => to.set_shutdown(()),
         Command::Connect(endpoints) => write_endpoints(endpoints, |count| to.init_connect(count))?,
+        Command::ManifestPage(wanted) => {
+            let mut to = to.init_manifest_page();
+            to.set_content(&wanted.content.0);
+            to.set_size(wanted.size);
+            to.set_page(wanted.page);
+            write_endpoint(&wanted.from, to.init_from());
+        }
     }
     Ok(())
 }
@@ -236,6 +245,15 @@ pub(crate) fn read_command(from: wire::command::Reader<'_>) -> Result<Command> {
         w::Drain(()) => Command::Drain,
         w::Shutdown(()) => Command::Shutdown,
         w::Connect(endpoints) => Command::Connect(read_endpoints(endpoints?)?),
+        w::ManifestPage(wanted) => {
+            let wanted = wanted?;
+            Command::ManifestPage(ManifestPage {
+                content: content_id(wanted.get_content()?)?,
+                size: wanted.get_size(),
+                page: wanted.get_page(),
+                from: read_endpoint(wanted.get_from()?)?,
+            })
+        }
     })
 }
 
@@ -271,6 +289,10 @@ pub(crate) fn write_reply(reply: &Reply, mut to: wire::reply::Builder<'_>) -> Re
             let count = count("jobs", jobs.len(), JOBS_MAX)?;
             write_jobs(jobs, to.init_status(count));
         }
+        Reply::ManifestPage(values) => {
+            count("manifest page", values.len(), MANIFEST_PAGE as usize)?;
+            to.set_manifest_page(values.as_flattened());
+        }
         Reply::Refused(failure) => write_failure(failure, to.init_refused()),
     }
     Ok(())
@@ -298,6 +320,7 @@ pub(crate) fn read_reply(from: wire::reply::Reader<'_>) -> Result<Reply> {
             Reply::Holdings(Some(Holdings { size: holdings.get_size(), held: read_chunks(holdings.get_held()?)? }))
         }
         w::Status(jobs) => Reply::Status(read_jobs(jobs?)?),
+        w::ManifestPage(data) => Reply::ManifestPage(read_values("manifest page", data?, MANIFEST_PAGE as usize)?),
         w::Refused(failure) => Reply::Refused(read_failure(failure?)?),
     })
 }
