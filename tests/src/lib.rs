@@ -5,6 +5,7 @@
 //! | `tests/main_job.rs` | put on one node, get on another, resume, share, stripe |
 //! | `tests/bad_input.rs` | a clear error and nothing lost |
 //! | `tests/kills.rs` | `kill -9` of any process at any moment |
+//! | `tests/demo.rs` | the demonstration leaves nothing behind |
 //! | `tests/strangers.rs` | unknown and hostile peers |
 //! | `tests/swarm.rs` | parts are served, peers tell of other holders |
 //! | `tests/netlab.rs` | the emulated link is what its settings say (needs root) |

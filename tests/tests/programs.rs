@@ -20,7 +20,7 @@ fn a_reader_reads_and_seeks_also_while_the_content_is_arriving() {
     sample::write_file(&source, 40 * CHUNK as u64 + 3, 1).unwrap();
     let whole = std::fs::read(&source).unwrap();
     let client = Client::connect(&a.runtime_dir()).unwrap();
-    let put = client.put(File::open(&source).unwrap(), PutOptions::default(), &mut |_| {}).unwrap();
+    let put = client.put(File::open(&source).unwrap(), PutOptions::default(), &mut |_| true).unwrap();
     let _ = b.ctl(["get", &a.ticket(&put.content.to_string()), "--range", "0-0", "-o", "-"]).ok(); // B knows A now
 
     let mut reader = Client::connect(&b.runtime_dir()).unwrap().open(put.content, GetOptions::default()).unwrap();

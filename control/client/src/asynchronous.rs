@@ -39,7 +39,7 @@ impl AsyncClient {
     /// As [`Client::put`].
     pub async fn put(&self, file: File, options: PutOptions) -> Result<PutOutcome, ClientError> {
         let client = self.0.clone();
-        blocking(move || client.put(&file, options, &mut |_| {})).await
+        blocking(move || client.put(&file, options, &mut |_| true)).await
     }
 
     /// Writes a content to a file.

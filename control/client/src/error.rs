@@ -61,6 +61,9 @@ pub enum ClientError {
     /// The caller's callback asked to stop.
     #[error("interrupted; what is here stays: run the command again to go on")]
     Interrupted,
+    /// The caller's callback asked to stop a put.
+    #[error("interrupted; nothing was kept")]
+    PutInterrupted,
 }
 
 impl ClientError {
@@ -81,7 +84,7 @@ impl ClientError {
             },
             Self::Changed => FailureCode::Busy,
             Self::System(_) => FailureCode::Internal,
-            Self::Interrupted => FailureCode::Cancelled,
+            Self::Interrupted | Self::PutInterrupted => FailureCode::Cancelled,
         }
     }
 

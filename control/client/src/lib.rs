@@ -7,7 +7,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let node = Client::connect("/run/pangea".as_ref())?;
 //! let file = std::fs::File::open("model.bin")?;
-//! let put = node.put(&file, PutOptions::default(), &mut |_| {})?;
+//! let put = node.put(&file, PutOptions::default(), &mut |_| true)?;
 //!
 //! let mut reader = node.open(put.content, GetOptions::default())?;
 //! let mut tail = Vec::new();

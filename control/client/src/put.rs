@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use pangea_ipc::content::CHUNK_SIZE;
 use pangea_ipc::door;
@@ -16,6 +17,9 @@ use crate::error::ClientError;
 
 /// Bytes in one record of a put: large enough to be cheap, small enough that the worker starts early.
 const RECORD: usize = CHUNK_SIZE as usize;
+
+/// How often a put asks whether to go on while the worker takes or says nothing.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What is known of a put beforehand.
 #[derive(Debug, Clone, Default)]
@@ -36,24 +40,25 @@ pub struct PutOutcome {
 }
 
 impl Client {
-    /// Puts everything that `source` gives from where it stands to its end. `progress` sees the bytes sent so far.
+    /// Puts everything that `source` gives from where it stands to its end. `progress` sees the bytes sent so far, again
+    /// ten times a second while the worker is slow, and says whether to go on.
     ///
     /// # Errors
-    /// When `source` cannot be read, is a file that changes meanwhile, there is no room, or the worker goes away; then
-    /// nothing was kept.
+    /// When `source` cannot be read, is a file that changes meanwhile, there is no room, the worker goes away, or
+    /// `progress` says to stop; then nothing was kept, unless all had been sent.
     pub fn put(
         &self,
         source: impl AsFd,
         options: PutOptions,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<PutOutcome, ClientError> {
         let opened = self.opened(Request::Put { name: options.name, size: options.size })?;
         let door = opened.doors.first().ok_or(ClientError::Unexpected)?;
         let mut door = OpenDoor::open(door)?;
         let outcome = match send(&mut door, source.as_fd(), progress) {
-            Ok(()) => finish(&mut door)?,
+            Ok(sent) => finish(&mut door, &mut || progress(sent))?,
             // The worker has said why before it closed, if it could.
-            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => finish(&mut door)?,
+            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => finish(&mut door, &mut || true)?,
             Err(error) => return Err(error),
         };
         // The content is safe. That the catalog knows it too is worth waiting for, but not worth failing for.
@@ -76,14 +81,19 @@ impl Fingerprint {
     }
 }
 
-fn send(door: &mut OpenDoor, source: BorrowedFd<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), ClientError> {
+/// Sends all bytes and the end; says how many there were.
+fn send(
+    door: &mut OpenDoor,
+    source: BorrowedFd<'_>,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<u64, ClientError> {
     let before = Fingerprint::of(source)?;
     let producer = &mut door.channel.producer;
     let mut sent: u64 = 0;
     loop {
         let claim = producer.try_claim(door::PUT_DATA, sent, RECORD).map_err(ClientError::Ring)?;
         let Some(mut claim) = claim else {
-            producer.wait_space(RECORD, door.alive.as_fd(), None).map_err(ClientError::Ring)?;
+            go_on(producer.wait_space(RECORD, door.alive.as_fd(), Some(LOOK_AGAIN)), &mut || progress(sent))?;
             continue;
         };
         let mut filled = 0;
@@ -104,7 +114,9 @@ fn send(door: &mut OpenDoor, source: BorrowedFd<'_>, progress: &mut dyn FnMut(u6
         }
         claim.publish(filled);
         sent += filled as u64;
-        progress(sent);
+        if !progress(sent) {
+            return Err(ClientError::PutInterrupted);
+        }
     }
     // Without the end the worker keeps nothing: what was read may be some mixture of old and new that nobody wants.
     if Fingerprint::of(source)? != before {
@@ -112,19 +124,28 @@ fn send(door: &mut OpenDoor, source: BorrowedFd<'_>, progress: &mut dyn FnMut(u6
     }
     loop {
         if producer.try_push(door::PUT_END, sent, &[]).map_err(ClientError::Ring)? {
-            return Ok(());
+            return Ok(sent);
         }
-        producer.wait_space(0, door.alive.as_fd(), None).map_err(ClientError::Ring)?;
+        go_on(producer.wait_space(0, door.alive.as_fd(), Some(LOOK_AGAIN)), &mut || progress(sent))?;
     }
 }
 
-fn finish(door: &mut OpenDoor) -> Result<PutOutcome, ClientError> {
+/// After a wait: the caller may stop now, also where the worker is slow.
+fn go_on(waited: Result<(), RingError>, progress: &mut dyn FnMut() -> bool) -> Result<(), ClientError> {
+    match waited {
+        Ok(()) => Ok(()),
+        Err(RingError::TimedOut) if progress() => Ok(()),
+        Err(RingError::TimedOut) => Err(ClientError::PutInterrupted),
+        Err(other) => Err(ClientError::Ring(other)),
+    }
+}
+
+fn finish(door: &mut OpenDoor, progress: &mut dyn FnMut() -> bool) -> Result<PutOutcome, ClientError> {
     let consumer = &mut door.channel.consumer;
     loop {
-        match consumer.wait_record(door.alive.as_fd(), None) {
-            Ok(()) => {}
-            Err(RingError::Closed | RingError::PeerGone) => return Err(ClientError::WorkersGone),
-            Err(other) => return Err(ClientError::Ring(other)),
+        match go_on(consumer.wait_record(door.alive.as_fd(), Some(LOOK_AGAIN)), progress) {
+            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => return Err(ClientError::WorkersGone),
+            other => other?,
         }
         let Some(record) = consumer.try_peek().map_err(ClientError::Ring)? else { continue };
         let (tag, arg) = (record.tag(), record.arg());

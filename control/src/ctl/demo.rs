@@ -16,6 +16,7 @@ use pangea_ipc::ticket::Ticket;
 use serde_json::json;
 
 use super::arguments::DemoOptions;
+use super::demo_folder::{Folder, NODES, RUNTIME};
 use super::inspect::status_of;
 use super::output::{CtlError, Output, rate, size};
 use super::transfer::interrupt_flag;
@@ -27,6 +28,8 @@ const WORKERS: u16 = 2;
 const START_TIME: Duration = Duration::from_secs(20);
 /// A node ends within this time; then it is killed.
 const END_TIME: Duration = Duration::from_secs(15);
+/// Seconds that workers live on when even their controller is killed.
+const ORPHAN_S: &str = "10";
 /// How often the state of a child is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -46,28 +49,31 @@ pub fn run(out: &Output, options: &DemoOptions) -> Result<(), CtlError> {
         readable(path)?;
     }
     let interrupted = interrupt_flag()?;
-    let folder = Folder::create()?;
     let say = |text: &str| {
         if !out.json {
             eprintln!("{text}");
         }
     };
+    for left in Folder::sweep() {
+        say(&format!("removed {}, which a demo that was killed had left", left.display()));
+    }
+    let folder = Folder::create()?;
     let source = match &options.file {
         Some(path) => path.clone(),
         None => {
             say(&format!("making {} of random bytes", size(options.size)));
-            let path = folder.0.join("random");
-            make_file(&path, options.size).map_err(storage(&path))?;
+            let path = folder.path().join("random");
+            make_file(&path, options.size, &interrupted)?;
             path
         }
     };
     let loss =
         if options.loss > 0.0 { format!(", {} % of the packets lost each way", options.loss) } else { String::new() };
     say(&format!("starting nodes A and B, {WORKERS} workers each{loss}"));
-    let a = Node::start(&folder.0.join("a"), options.loss, &interrupted)?;
-    let b = Node::start(&folder.0.join("b"), options.loss, &interrupted)?;
+    let a = Node::start(&folder.path().join(NODES[0]), options.loss, &interrupted)?;
+    let b = Node::start(&folder.path().join(NODES[1]), options.loss, &interrupted)?;
     a.admit(&b)?;
-    let result = transfer(out, &folder.0, &source, &a, &b, &interrupted);
+    let result = transfer(out, folder.path(), &source, &a, &b, &interrupted);
     let logs = || format!("; log of A:\n{}\nlog of B:\n{}", a.log(), b.log());
     let result = result.map_err(|error| match error.code {
         FailureCode::Cancelled => CtlError::new(FailureCode::Cancelled, INTERRUPTED),
@@ -165,7 +171,10 @@ fn transfer(
     let started = Instant::now();
     let bar = out.bar(Some(bytes), "put on A");
     let name = source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let put = a.client.put(&file, PutOptions { name, size: Some(bytes) }, &mut |sent| bar.set_position(sent));
+    let put = a.client.put(&file, PutOptions { name, size: Some(bytes) }, &mut |sent| {
+        bar.set_position(sent);
+        !interrupted.load(Ordering::Relaxed)
+    });
     bar.finish_and_clear();
     let put = put?;
     let put_time = started.elapsed();
@@ -190,7 +199,7 @@ fn transfer(
     result?;
     let get_time = started.elapsed();
     let report = final_report(b, &transfer)?;
-    compare(source, &arrived)?;
+    compare(source, &arrived, interrupted)?;
     Ok(Outcome { id: put.content.to_string(), bytes, put: put_time, get: get_time, report })
 }
 
@@ -201,7 +210,7 @@ fn final_report(b: &Node, transfer: &pangea_client::Transfer) -> Result<JobRepor
     Ok(b.client.wait(job, &mut |_| {})?)
 }
 
-fn compare(expected: &Path, found: &Path) -> Result<(), CtlError> {
+fn compare(expected: &Path, found: &Path, interrupted: &AtomicBool) -> Result<(), CtlError> {
     let open = |path: &Path| File::open(path).map(BufReader::new).map_err(storage(path));
     let (mut expected_file, mut found_file) = (open(expected)?, open(found)?);
     let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
@@ -215,7 +224,16 @@ fn compare(expected: &Path, found: &Path) -> Result<(), CtlError> {
         if len == 0 {
             return Ok(());
         }
+        go_on(interrupted)?;
     }
+}
+
+/// After an interrupt nothing more is begun.
+fn go_on(interrupted: &AtomicBool) -> Result<(), CtlError> {
+    if interrupted.load(Ordering::Relaxed) {
+        return Err(CtlError::new(FailureCode::Cancelled, INTERRUPTED));
+    }
+    Ok(())
 }
 
 fn fill(from: &mut impl Read, space: &mut [u8]) -> io::Result<usize> {
@@ -229,42 +247,23 @@ fn fill(from: &mut impl Read, space: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-fn make_file(path: &Path, len: u64) -> io::Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+fn make_file(path: &Path, len: u64, interrupted: &AtomicBool) -> Result<(), CtlError> {
+    let failed = storage(path);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(&failed)?);
     let mut block = vec![0; 1 << 16];
     let mut rest = len;
     while rest > 0 {
-        getrandom::fill(&mut block).map_err(io::Error::other)?;
+        go_on(interrupted)?;
+        getrandom::fill(&mut block).map_err(io::Error::other).map_err(&failed)?;
         let part = block.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
-        file.write_all(block.get(..part).unwrap_or_default())?;
+        file.write_all(block.get(..part).unwrap_or_default()).map_err(&failed)?;
         rest -= part as u64;
     }
-    file.flush()
+    file.flush().map_err(failed)
 }
 
 fn storage(path: &Path) -> impl Fn(io::Error) -> CtlError {
     move |error| CtlError::new(FailureCode::Storage, format!("{}: {error}", path.display()))
-}
-
-/// A temporary folder; gone when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn create() -> Result<Self, CtlError> {
-        let name = format!("pangea-demo-{:016x}", getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())));
-        let path = std::env::temp_dir().join(name);
-        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path);
-        made.map_err(storage(&path))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("pangeactl: {} could not be removed: {error}", self.0.display());
-        }
-    }
 }
 
 /// One of the two nodes; ended when dropped.
@@ -284,9 +283,9 @@ impl Node {
         let program = std::env::current_exe().map_err(system)?.with_file_name("pangea-controller");
         let log = File::create(folder.join("log")).map_err(storage(folder))?;
         let mut command = Command::new(&program);
-        command.arg("--state-dir").arg(folder.join("state")).arg("--runtime-dir").arg(folder.join("run"));
+        command.arg("--state-dir").arg(folder.join("state")).arg("--runtime-dir").arg(folder.join(RUNTIME));
         command.args(["--listen", "127.0.0.1:0", "--data-listen", "127.0.0.1:0", "--until-stdin-closes"]);
-        command.arg("--workers").arg(WORKERS.to_string());
+        command.arg("--workers").arg(WORKERS.to_string()).args(["--orphan-s", ORPHAN_S]);
         if loss > 0.0 {
             command.env(FAULTS_VARIABLE, "1").arg("--fault-loss").arg(loss.to_string());
         }
@@ -325,7 +324,7 @@ fn wait_ready(
 ) -> Result<(Client, StatusReport), CtlError> {
     let deadline = Instant::now() + START_TIME;
     loop {
-        if let Ok(client) = Client::connect(&folder.join("run"))
+        if let Ok(client) = Client::connect(&folder.join(RUNTIME))
             && let Ok(status) = status_of(&client)
         {
             let running = status.workers.iter().filter(|worker| worker.state == WorkerState::Running).count();
@@ -338,9 +337,7 @@ fn wait_ready(
             let text = format!("pangea-controller ended with {status}:\n{}", log());
             return Err(CtlError::new(FailureCode::Internal, text));
         }
-        if interrupted.load(Ordering::Relaxed) {
-            return Err(CtlError::new(FailureCode::Cancelled, INTERRUPTED));
-        }
+        go_on(interrupted)?;
         if Instant::now() > deadline {
             let text = format!("a node was not up within {START_TIME:?}:\n{}", log());
             return Err(CtlError::new(FailureCode::Unavailable, text));

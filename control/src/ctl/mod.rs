@@ -12,6 +12,7 @@
 pub mod arguments;
 pub mod change;
 pub mod demo;
+mod demo_folder;
 pub mod inspect;
 pub mod output;
 pub mod transfer;

@@ -57,7 +57,10 @@ fn put_open(
     let bar = out.bar(size, "put");
     let name = checked_name(&name).unwrap_or_default();
     let options = pangea_client::PutOptions { name, size };
-    let outcome = client.put(source, options, &mut |sent| bar.set_position(sent));
+    let outcome = client.put(source, options, &mut |sent| {
+        bar.set_position(sent);
+        true
+    });
     bar.finish_and_clear();
     let outcome = outcome?;
     Ok((outcome.content, outcome.size))

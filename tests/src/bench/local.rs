@@ -59,7 +59,11 @@ pub fn transfers(bench: &mut Bench, case: Case) {
         let mut last = Duration::ZERO;
         let file = std::fs::File::open(&source).unwrap();
         let options = PutOptions { name: "source".into(), size: Some(bytes) };
-        let put = client_a.put(&file, options, &mut |_| last = started.elapsed()).unwrap();
+        let mut note = |_| {
+            last = started.elapsed();
+            true
+        };
+        let put = client_a.put(&file, options, &mut note).unwrap();
         whole.push(gbps(bytes, started.elapsed()));
         id = Some(put.content);
         gbps(bytes, last)

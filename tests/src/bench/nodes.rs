@@ -135,7 +135,7 @@ impl Two {
         sample::write_file(&path, bytes, seed).unwrap();
         let file = std::fs::File::open(&path).unwrap();
         let options = PutOptions { name: format!("content-{seed}"), size: Some(bytes) };
-        let content = self.client_a.put(&file, options, &mut |_| {}).unwrap().content;
+        let content = self.client_a.put(&file, options, &mut |_| true).unwrap().content;
         std::fs::remove_file(&path).unwrap();
         content
     }
