@@ -1,6 +1,10 @@
 //! Rules that matter and that compilers do not check.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use pangea_ipc::policy::{KEYS, Policy};
+use pangea_tests::node::program;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -82,24 +86,40 @@ fn every_file_says_what_it_is_for_and_stays_readable() {
     }
 }
 
-#[test]
-fn policy_keys_and_counters_are_documented() {
-    let config = std::fs::read_to_string(root().join("deploy/pangea.toml")).unwrap();
-    let missing: Vec<&str> = POLICY_KEYS.into_iter().filter(|key| !config.contains(key)).collect();
-    assert!(missing.is_empty(), "deploy/pangea.toml lacks {missing:?}");
+/// Texts without the places where lines are broken.
+fn unwrapped(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-const POLICY_KEYS: [&str; 9] = [
-    "fec.mode",
-    "fec.max_overhead_pct",
-    "fec.min_loss_pct",
-    "store.quota",
-    "transfer.inflight_chunks",
-    "transfer.jobs",
-    "session.grace_s",
-    "discovery.hearsay",
-    "workers.cpus",
-];
+#[test]
+fn policy_keys_are_documented_in_the_configuration_the_runbook_and_the_help_and_no_others_are() {
+    let config = std::fs::read_to_string(root().join("deploy/pangea.toml")).unwrap();
+    let runbook = std::fs::read_to_string(root().join("docs/RUNBOOK.md")).unwrap();
+    let help = program("pangeactl").args(["policy", "set", "--help"]).output().unwrap();
+    let help = unwrapped(&String::from_utf8(help.stdout).unwrap());
+    let default = Policy::default();
+
+    let (_, policy) = config.split_once("\n[policy]\n").unwrap();
+    let lines = policy.lines().filter_map(|line| line.strip_prefix("#: \"")?.split_once("\" = "));
+    let configured: BTreeMap<&str, &str> = lines.map(|(key, value)| (key, value.trim_matches('"'))).collect();
+    let (_, table) = runbook.split_once("\n## Policy keys\n").unwrap();
+    let table = table.split_once("\n## ").unwrap().0;
+    let mut rows = BTreeMap::new();
+    for row in table.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let (key, rest) = row.split_once("` | ").unwrap();
+        rows.insert(key, rest);
+    }
+    let keys: BTreeSet<&str> = KEYS.iter().map(|key| key.name).collect();
+    assert_eq!(configured.keys().copied().collect::<BTreeSet<_>>(), keys, "deploy/pangea.toml");
+    assert_eq!(rows.keys().copied().collect::<BTreeSet<_>>(), keys, "docs/RUNBOOK.md");
+
+    for (key, value) in default.entries() {
+        let as_configured = Policy::default().with(key.name, configured[key.name]).unwrap();
+        assert_eq!(as_configured, default, "deploy/pangea.toml: {} has another default", key.name);
+        assert_eq!(rows[key.name], format!("`{value}` | {} | {} |", key.takes, key.help), "docs/RUNBOOK.md");
+        assert!(help.contains(&unwrapped(&format!("{} {}", key.name, key.takes))), "{}: {help}", key.name);
+    }
+}
 
 #[test]
 fn nothing_unfinished_is_left() {

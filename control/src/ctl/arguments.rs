@@ -186,7 +186,7 @@ pub enum PolicyCommand {
     #[command(after_help = "Example:\n  pangeactl policy show")]
     Show,
     /// Change keys, all or none; returns when every worker has acknowledged
-    #[command(after_help = "Example:\n  pangeactl policy set fec.mode=always fec.max_overhead_pct=10")]
+    #[command(after_help = policy_keys())]
     Set {
         /// Changes
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -204,6 +204,13 @@ pub enum PolicyCommand {
     /// Print each new policy as it comes, until interrupted
     #[command(after_help = "Example:\n  pangeactl policy watch")]
     Watch,
+}
+
+/// The example of `policy set`, and every key that it takes.
+fn policy_keys() -> String {
+    let keys = pangea_ipc::policy::KEYS.iter().map(|key| format!("\n  {:<25} {}", key.name, key.takes));
+    let example = "Example:\n  pangeactl policy set fec.mode=always fec.max_overhead_pct=10";
+    format!("{example}\n\nKeys (what they do: pangeactl policy show):{}", keys.collect::<String>())
 }
 
 /// What to do with workers.
