@@ -6,11 +6,13 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use pangea_ring::{Channel, RingError, segment::Segment};
+use pangea_ring::{Channel, Consumer, Producer, RingError, segment::Segment};
 use proptest::prelude::*;
 
 /// Offsets of the words in the header, as documented in `layout.rs`.
@@ -115,6 +117,132 @@ fn every_record_header_is_judged() {
                 Err(error) => assert!(matches!(error, RingError::Corrupt { .. }), "{len} {tag}: {error}"),
             };
         }
+    }
+}
+
+/// Records that flow while somebody scribbles: several times around a ring of 4 KiB.
+const FLOW: u64 = 400;
+/// A wait of a few: whoever waits looks again by itself, so that a lost wake-up costs this and no more.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// What has not ended by then hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn record(n: u64) -> Vec<u8> {
+    (0..n * 97 % 900).map(|at| (n ^ at) as u8).collect()
+}
+
+/// Sends all records; says why not all went.
+fn send(mut producer: Producer, alive: &UnixStream) -> Option<RingError> {
+    let deadline = Instant::now() + PATIENCE;
+    for n in 0..FLOW {
+        let bytes = record(n);
+        loop {
+            match producer.try_push(7, n, &bytes) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => return Some(error),
+            }
+            match producer.wait_space(bytes.len(), alive.as_fd(), Some(LOOK_AGAIN)) {
+                Ok(()) | Err(RingError::TimedOut) => assert!(Instant::now() < deadline, "the producer hangs at {n}"),
+                Err(error) => return Some(error),
+            }
+        }
+    }
+    None
+}
+
+/// Takes records, each of which must be the next and whole; says how many came and what ended it.
+fn take(mut consumer: Consumer, alive: &UnixStream, taken: &AtomicU64) -> (u64, RingError) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut next = 0;
+    loop {
+        match consumer.try_peek() {
+            Ok(Some(found)) => {
+                let mut bytes = vec![0; found.len()];
+                found.copy_to(&mut bytes);
+                assert_eq!((found.tag(), found.arg()), (7, next), "in order, without a gap");
+                assert!(bytes == record(next), "record {next} is not whole");
+                found.release();
+                next += 1;
+                taken.store(next, Ordering::Relaxed);
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => return (next, error),
+        }
+        match consumer.wait_record(alive.as_fd(), Some(LOOK_AGAIN)) {
+            Ok(()) | Err(RingError::TimedOut) => assert!(Instant::now() < deadline, "the consumer hangs at {next}"),
+            Err(error) => return (next, error),
+        }
+    }
+}
+
+/// Lets records flow, and writes `bytes` at `at` of the rings' headers over and over once a quarter has passed. Says what
+/// ended the producer, how many records came, and what ended the consumer.
+fn flow_scribbled(at: u64, bytes: &[u8]) -> (Option<RingError>, u64, RingError) {
+    let (ours, theirs, files, near, far) = strangers();
+    let taken = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| send(ours.producer, &near));
+        let taker = scope.spawn(|| take(theirs.consumer, &far, &taken));
+        while taken.load(Ordering::Relaxed) < FLOW / 4 && !taker.is_finished() {
+            std::thread::yield_now();
+        }
+        while !taker.is_finished() {
+            for file in &files {
+                file.write_all_at(bytes, at).unwrap();
+            }
+            std::thread::yield_now();
+        }
+        let (came, end) = taker.join().unwrap();
+        (sender.join().unwrap(), came, end)
+    })
+}
+
+/// What scribbling over a word may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    /// Nothing: nobody reads it any more, or whoever misses a wake-up looks again.
+    None,
+    /// It ends the ring early, as closed.
+    Closes,
+    /// It ends the ring early, as corrupt.
+    Corrupts,
+}
+
+/// The positions here are impossible ones: one that is possible is what an honest side could have written, and then the
+/// records are the stranger's own.
+#[test]
+fn every_header_word_is_scribbled_over_while_records_flow() {
+    let _alone = alone();
+    let wide = VALUES.map(|value| value.to_ne_bytes().to_vec()).to_vec();
+    let narrow = |values: &[u32]| values.iter().map(|value| value.to_ne_bytes().to_vec()).collect::<Vec<_>>();
+    let flags = narrow(&[1, 2, 1 << 31, u32::MAX]);
+    let words = [
+        ("magic", 0, wide.clone(), Harm::None),
+        ("version", 8, narrow(&[0, 2, u32::MAX]), Harm::None),
+        ("capacity", 12, narrow(&[0, 1, 64, 1 << 31, u32::MAX]), Harm::None),
+        ("producer position", PRODUCER, wide.clone(), Harm::Corrupts),
+        ("producer closed", PRODUCER + 8, flags.clone(), Harm::Closes),
+        ("producer asleep", PRODUCER + 12, [narrow(&[0]), flags.clone()].concat(), Harm::None),
+        ("consumer position", CONSUMER, wide, Harm::Corrupts),
+        ("consumer closed", CONSUMER + 8, flags.clone(), Harm::Closes),
+        ("consumer asleep", CONSUMER + 12, [narrow(&[0]), flags].concat(), Harm::None),
+    ];
+    for (word, at, values, harm) in words {
+        let mut harmed = 0;
+        for value in &values {
+            let (sender, came, end) = flow_scribbled(at, value);
+            let context = format!("{word} = {value:?}: {sender:?}, {came} records, {end:?}");
+            if came == FLOW && end == RingError::Closed && sender.is_none() {
+                continue;
+            }
+            harmed += 1;
+            let corrupt = [sender, Some(end)].into_iter().flatten().any(|e| matches!(e, RingError::Corrupt { .. }));
+            let expected = if corrupt { Harm::Corrupts } else { Harm::Closes };
+            assert_eq!(harm, expected, "{context}");
+        }
+        assert_eq!(harmed > 0, harm != Harm::None, "{word}: {harmed} of {} values had an effect", values.len());
     }
 }
 
