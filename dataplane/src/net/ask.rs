@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::TryFutureExt;
 use pangea_dataplane_core::assembly::{AssemblyError, Tally};
 use pangea_dataplane_core::fetch::Failed;
 use pangea_dataplane_core::frame::{
@@ -75,10 +76,7 @@ fn broken(error: impl std::fmt::Display) -> AskError {
 }
 
 /// Waits for `io` as long as anything comes from the peer: on a slow path what was asked for before comes first.
-async fn unstalled<T, E: std::fmt::Display>(
-    quic: &quinn::Connection,
-    io: impl Future<Output = Result<T, E>>,
-) -> Result<T, AskError> {
+async fn unstalled<T>(quic: &quinn::Connection, io: impl Future<Output = Result<T, AskError>>) -> Result<T, AskError> {
     let came = || {
         let frames = quic.stats().frame_rx;
         frames.stream + frames.datagram
@@ -87,7 +85,7 @@ async fn unstalled<T, E: std::fmt::Display>(
     let mut before = came();
     loop {
         match timeout(STALL, &mut io).await {
-            Ok(result) => return result.map_err(broken),
+            Ok(result) => return result,
             Err(_) if came() == before => return Err(AskError::Stalled),
             Err(_) => before = came(),
         }
@@ -144,7 +142,7 @@ pub async fn ask(
         symbol_len_max: u16::try_from(room).unwrap_or(u16::MAX),
         overhead_max_pct: question.overhead_max_pct,
     };
-    let (mut send, mut recv) = unstalled(&peer.quic, peer.quic.open_bi()).await?;
+    let (mut send, mut recv) = unstalled(&peer.quic, peer.quic.open_bi().map_err(broken)).await?;
     send.write_all(&request.to_bytes()).await.map_err(broken)?;
     let mut said = Said::default();
     let answer = tokio::select! {
@@ -236,18 +234,24 @@ async fn read_chunk(
     len: usize,
     mut memory: Buffer,
 ) -> Result<Buffer, AskError> {
-    let mut filled = 0;
-    while filled < len {
-        let ended = || AskError::Broken("the stream ended within the chunk".to_owned());
-        let piece = unstalled(quic, recv.read_chunk(usize::MAX, false)).await?.ok_or_else(ended)?;
-        let start = usize::try_from(piece.offset).unwrap_or(usize::MAX).saturating_sub(ANSWER_LEN).min(len);
-        // What comes after the chunk belongs to nothing.
-        let end = start.saturating_add(piece.bytes.len()).min(len);
-        if let (Some(to), Some(from)) = (memory.space().get_mut(start..end), piece.bytes.get(..end - start)) {
-            to.copy_from_slice(from);
-            filled += from.len();
+    let space = memory.space();
+    let read = async {
+        let mut filled = 0;
+        while filled < len {
+            let ended = || AskError::Broken("the stream ended within the chunk".to_owned());
+            let piece = recv.read_chunk(usize::MAX, false).await.map_err(broken)?.ok_or_else(ended)?;
+            let start = usize::try_from(piece.offset).unwrap_or(usize::MAX).saturating_sub(ANSWER_LEN).min(len);
+            // What comes after the chunk belongs to nothing.
+            let end = start.saturating_add(piece.bytes.len()).min(len);
+            if let (Some(to), Some(from)) = (space.get_mut(start..end), piece.bytes.get(..end - start)) {
+                to.copy_from_slice(from);
+                filled += from.len();
+            }
         }
-    }
+        Ok(())
+    };
+    // One timer for all pieces: there is one for each packet.
+    unstalled(quic, read).await?;
     memory.set_len(len);
     Ok(memory)
 }
@@ -267,7 +271,7 @@ async fn gather(
         }
         while let Some(repair) = transfer.with(|assembly| assembly.poll_repair(Instant::now())).ok_or_else(gone)?? {
             let bytes: [u8; REPAIR_LEN] = Repair::to_bytes(repair);
-            unstalled(quic, send.write_all(&bytes)).await?;
+            unstalled(quic, send.write_all(&bytes).map_err(broken)).await?;
         }
         let ask_at = transfer.with(|assembly| assembly.poll_timeout()).ok_or_else(gone)?;
         tokio::select! {
