@@ -132,6 +132,9 @@ fn start_reading<'a>(worker: &'a Worker, content: &Rc<Content>, chunk: ChunkInde
         if !content.holds(chunk) {
             return Err(StoreError::NotHere { id: content.manifest().id() });
         }
+        if let Some(buffer) = worker.store.take_fresh(&content, chunk) {
+            return Ok((chunk, buffer));
+        }
         let buffer = worker.buffers.take().await;
         worker.store.read(&content, chunk, buffer).await.map(|buffer| (chunk, buffer))
     }

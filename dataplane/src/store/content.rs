@@ -98,6 +98,12 @@ impl Content {
         self.known.borrow().written.count()
     }
 
+    /// Whether somebody waits for changes: a local program that gets this content.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.version.receiver_count() > 0
+    }
+
     /// A version that grows with each change of what is held or durable.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<u64> {

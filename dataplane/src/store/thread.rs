@@ -30,7 +30,7 @@ enum Work {
 }
 
 enum Answer {
-    Written(Result<(), StoreError>),
+    Written(Result<Buffer, StoreError>),
     Read(Result<Buffer, StoreError>),
     Appended(Result<ChainingValue, StoreError>),
 }
@@ -81,11 +81,16 @@ impl StoreThread {
         Ok(Self { inner, shared })
     }
 
-    /// Checks a chunk that came from outside and writes it.
+    /// Checks a chunk that came from outside, writes it and gives it back.
     ///
     /// # Errors
     /// [`StoreError::WrongBytes`] and nothing written; else what the disk says.
-    pub async fn write(&self, content: Arc<ContentFiles>, chunk: ChunkIndex, buffer: Buffer) -> Result<(), StoreError> {
+    pub async fn write(
+        &self,
+        content: Arc<ContentFiles>,
+        chunk: ChunkIndex,
+        buffer: Buffer,
+    ) -> Result<Buffer, StoreError> {
         match self.ask(Work::Write { content, chunk, buffer }).await {
             Some(Answer::Written(result)) => result,
             _ => Err(gone()),
@@ -238,7 +243,7 @@ fn run(todo: &mut rtrb::Consumer<Request>, done: &mut rtrb::Producer<Reply>, sha
 
 fn perform(work: Work) -> Answer {
     match work {
-        Work::Write { content, chunk, buffer } => Answer::Written(write(&content, chunk, &buffer)),
+        Work::Write { content, chunk, buffer } => Answer::Written(write(&content, chunk, &buffer).map(|()| buffer)),
         Work::Read { content, chunk, buffer, check } => Answer::Read(read(&content, chunk, buffer, check)),
         Work::Append { put, chunk, single, buffer } => {
             let value = chaining_value(chunk, single, buffer.as_ref());
