@@ -81,6 +81,8 @@ pub struct Transfer {
     sources: Vec<Source>,
     /// Chunks asked of somebody or delivered.
     taken: ChunkSet,
+    /// Every wanted chunk below this one is taken, so that a search does not begin at the first chunk each time.
+    untaken_from: ChunkIndex,
     delivered: ChunkSet,
     durable: ChunkSet,
     delivered_bytes: u64,
@@ -133,6 +135,7 @@ impl Transfer {
             order,
             sources,
             taken: empty.clone(),
+            untaken_from: 0,
             delivered: empty.clone(),
             durable: empty,
             delivered_bytes: 0,
@@ -252,6 +255,7 @@ impl Transfer {
         let bound = self.geometry.chunk_count();
         self.next = chunk;
         self.taken = ChunkSet::empty(bound);
+        self.untaken_from = 0;
         self.delivered = ChunkSet::empty(bound);
         for source in &mut self.sources {
             source.stale = source.asked.len();
@@ -268,6 +272,9 @@ impl Transfer {
 
     /// Asks for chunks that can be had, up to the limit of each worker.
     fn ask(&mut self) -> Result<(), ClientError> {
+        while let Some(chunk) = self.wanted.next_from(self.untaken_from).filter(|chunk| self.taken.contains(*chunk)) {
+            self.untaken_from = chunk + 1;
+        }
         let mut lost = Vec::new();
         for index in 0..self.sources.len() {
             while let Some(source) = self.sources.get(index) {
@@ -295,16 +302,25 @@ impl Transfer {
     }
 
     fn next_to_ask(&self, held: &ChunkSet) -> Option<ChunkIndex> {
-        let mut from = 0;
-        loop {
-            let chunk = self.wanted.next_from(from)?;
-            let free = !self.taken.contains(chunk);
-            match self.order {
-                // Strictly in order, whoever holds it: nothing later may block a ring.
-                Order::Ascending if free => return held.contains(chunk).then_some(chunk),
-                Order::Any if free && held.contains(chunk) => return Some(chunk),
-                _ => from = chunk + 1,
-            }
+        let free = |chunk: ChunkIndex| self.wanted.contains(chunk) && !self.taken.contains(chunk);
+        let mut from = self.untaken_from;
+        match self.order {
+            // Strictly in order, whoever holds it: nothing later may block a ring.
+            Order::Ascending => loop {
+                let chunk = self.wanted.next_from(from)?;
+                if free(chunk) {
+                    return held.contains(chunk).then_some(chunk);
+                }
+                from = chunk + 1;
+            },
+            // Among those held, which are few beyond those taken while the content still arrives.
+            Order::Any => loop {
+                let chunk = held.next_from(from)?;
+                if free(chunk) {
+                    return Some(chunk);
+                }
+                from = chunk + 1;
+            },
         }
     }
 
@@ -407,6 +423,7 @@ impl Transfer {
                 let source = self.sources.remove(*index);
                 for chunk in source.asked.into_iter().skip(source.stale) {
                     self.taken.remove(chunk);
+                    self.untaken_from = self.untaken_from.min(chunk);
                 }
             }
         }
