@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::congestion::{Factory, Law};
 use super::fault::{Fault, FaultSocket};
+use super::socket::Joining;
 use super::tls::{Identity, KeyError, Pins};
 
 /// Chunk requests that one peer may have in service on a connection at once.
@@ -84,6 +85,7 @@ pub fn open(
     let failed = |source| EndpointError::Bind { address, source };
     let socket = bind(address).map_err(failed)?;
     let mut socket = TokioRuntime.wrap_udp_socket(socket).map_err(failed)?;
+    socket = Joining::start(socket);
     if let Some((fault, dropped)) = fault {
         socket = Arc::new(FaultSocket::new(socket, fault, dropped));
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`tls`] | who may connect |
 //! | [`endpoint`] | the UDP port and the transport parameters |
+//! | [`socket`] | joins sends of ten packets to larger ones |
 //! | [`congestion`] | how fast each connection sends |
 //! | [`pulse`] | breaks the silence after a burst of losses |
 //! | [`fault`] | loses datagrams on purpose |
@@ -20,4 +21,5 @@ pub mod endpoint;
 pub mod fault;
 pub mod pulse;
 pub mod serve;
+pub mod socket;
 pub mod tls;
