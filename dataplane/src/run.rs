@@ -28,7 +28,7 @@ use crate::jobs::door;
 use crate::link::Link;
 use crate::net::congestion::{self, Law};
 use crate::net::connections::Connections;
-use crate::net::endpoint::{self, EndpointError};
+use crate::net::endpoint::{self, EndpointError, SOCKET_BUFFER};
 use crate::net::serve;
 use crate::net::tls::{Identity, KeyError, Pins};
 use crate::settings::Settings;
@@ -128,6 +128,14 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         counters: Counters::new(segment),
         allowed_cpus,
     });
+    let missing = endpoint::buffer_missing()?;
+    worker.counters.set(Id::SocketBufferMissing, missing);
+    if missing > 0 {
+        tracing::warn!(
+            missing,
+            "the kernel caps UDP socket buffers; set net.core.rmem_max and net.core.wmem_max to {SOCKET_BUFFER} for fast links"
+        );
+    }
     let link = Link {
         introduction: Registration {
             worker: index,

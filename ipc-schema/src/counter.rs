@@ -63,6 +63,7 @@ counters! {
     BufferWaits "buffer_waits" "Times that work waited for a free chunk buffer.";
     DatagramsDropped "datagrams_dropped_by_fault" "Datagrams dropped by the fault switch.";
     EventsDropped "events_dropped" "Progress events left out because the controller was away.";
+    #[gauge x] SocketBufferMissing "socket_buffer_missing_bytes" "Bytes of UDP socket buffer that the kernel refuses.";
 }
 
 /// Words in a worker's segment.

@@ -50,6 +50,14 @@ pub fn status(out: &Output, client: &Client) -> Result<(), CtlError> {
         if !status.store_failure.is_empty() {
             lines.push(format!("STORE HAS STOPPED WRITING: {}", status.store_failure));
         }
+        let missing = status.workers.iter().filter_map(|worker| counter(worker, "socket_buffer_missing_bytes")).max();
+        if let Some(missing) = missing.filter(|missing| *missing > 0) {
+            lines.push(format!(
+                "SMALL SOCKET BUFFERS: the kernel keeps back {} of what workers ask for, which costs packets on fast links; \
+                 load deploy/sysctl.d/90-pangea.conf, then restart the workers",
+                size(missing)
+            ));
+        }
         lines.push(String::new());
         lines.push(workers_table(&status.workers));
         lines.join("\n")
@@ -73,6 +81,10 @@ pub fn print_workers(out: &Output, response: &Response) -> Result<(), CtlError> 
     out.print(&keyed("workers", workers), || workers_table(workers))
 }
 
+fn counter(worker: &WorkerReport, name: &str) -> Option<u64> {
+    worker.counters.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+}
+
 fn workers_table(workers: &[WorkerReport]) -> String {
     let heading = [
         "WORKER", "STATE", "PROCESS", "CPU", "UDP PORT", "QUEUE", "POLICY", "RESTARTS", "PUT", "READ", "FETCHED",
@@ -80,10 +92,7 @@ fn workers_table(workers: &[WorkerReport]) -> String {
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for worker in workers {
-        let counter = |name: &str| {
-            let found = worker.counters.iter().find(|(known, _)| known == name);
-            found.map_or_else(|| "-".to_owned(), |(_, value)| size(*value))
-        };
+        let counter = |name: &str| counter(worker, name).map_or_else(|| "-".to_owned(), size);
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let state = serde_json::to_value(worker.state).ok().and_then(|value| value.as_str().map(str::to_owned));
         rows.push(vec![

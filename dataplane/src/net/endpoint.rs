@@ -33,7 +33,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// So that a live connection is never taken for dead: three tries within the idle timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Bytes of UDP socket buffer asked of the kernel, each way; it gives at most `net.core.{r,w}mem_max`.
-const SOCKET_BUFFER: usize = 8 << 20;
+pub const SOCKET_BUFFER: usize = 8 << 20;
 /// One acknowledgement for this many packets (draft-ietf-quic-ack-frequency): measured 0.82 instead of 0.73 GB/s.
 const ACK_EVERY_PACKETS: u32 = 40;
 /// An acknowledgement waits this long at most. With 5 ms, a burst of eight lost acknowledgements was a silence of 40 ms,
@@ -125,15 +125,24 @@ pub fn transport(law: &Arc<Law>) -> TransportConfig {
 
 fn bind(address: SocketAddr) -> io::Result<net::UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    for set in [Socket::set_recv_buffer_size, Socket::set_send_buffer_size] {
-        set(&socket, SOCKET_BUFFER)?;
-    }
+    set_buffers(&socket)?;
     socket.bind(&address.into())?;
-    let got = socket.recv_buffer_size()?;
-    if got < SOCKET_BUFFER {
-        tracing::warn!(
-            "the kernel caps the UDP receive buffer at {got} bytes; raise net.core.rmem_max to {SOCKET_BUFFER} for fast links"
-        );
-    }
     Ok(socket.into())
+}
+
+fn set_buffers(socket: &Socket) -> io::Result<()> {
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER)
+}
+
+/// Bytes of socket buffer that the kernel refuses, of the smaller of both ways; 0 = it gives what is asked for.
+///
+/// # Errors
+/// What the system says.
+pub fn buffer_missing() -> io::Result<u64> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    set_buffers(&socket)?;
+    // Linux takes twice what it is asked for, so that its own bookkeeping fits too, and says so.
+    let got = socket.recv_buffer_size()?.min(socket.send_buffer_size()?) / 2;
+    Ok(SOCKET_BUFFER.saturating_sub(got) as u64)
 }
