@@ -112,6 +112,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     }
     let law = Arc::<Law>::default();
     let quic = endpoint::open(settings.data_listen, &identity, &pins, &law, fault)?;
+    let server = endpoint::server(&identity, &pins, &law)?;
     let address = quic.local_addr()?;
     let door_path = runtime::worker_door(&settings.runtime_dir, index);
     let door_listener = listen_unix(&door_path).await?;
@@ -123,7 +124,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let worker = Worker::new(Parts {
         index,
         store,
-        connections: Connections::new(quic, identity, law),
+        connections: Connections::new(quic, identity, server, law),
         pins,
         counters: Counters::new(segment),
         allowed_cpus,

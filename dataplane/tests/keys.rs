@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pangea_dataplane::net::endpoint::{open, transport};
+use pangea_dataplane::net::endpoint::{MTU_USUAL, open, transport};
 use pangea_dataplane::net::tls::{Identity, Pins, SERVER_NAME, shown_key};
 use pangea_ipc::ids::{NodeId, WorkerKey};
 use pangea_ipc::worker::Pin;
@@ -20,7 +20,7 @@ async fn connect(
     expected: WorkerKey,
 ) -> Result<Connection, ConnectionError> {
     let mut config = ClientConfig::new(Arc::new(identity.client_config(expected).unwrap()));
-    config.transport_config(Arc::new(transport(&Arc::default())));
+    config.transport_config(Arc::new(transport(&Arc::default(), MTU_USUAL)));
     from.connect_with(config, to.local_addr().unwrap(), SERVER_NAME).unwrap().await
 }
 

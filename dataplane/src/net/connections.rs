@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use pangea_ipc::address::Endpoint as PeerEndpoint;
 use pangea_ipc::ids::WorkerKey;
-use quinn::{ClientConfig, ConnectionError, Endpoint, VarInt};
+use quinn::{ClientConfig, Connecting, ConnectionError, Endpoint, Incoming, ServerConfig, VarInt};
 use tokio::sync::Mutex;
 use tokio::time::{Duration, timeout};
 
 use super::congestion::Law;
 use super::datagrams::Symbols;
-use super::endpoint::transport;
+use super::endpoint::{mtu_max, transport};
 use super::pulse::{Heard, Pulse};
 use super::tls::{Identity, KeyError, Pins, SERVER_NAME};
 
@@ -78,6 +78,7 @@ type Slot = Rc<Mutex<Option<Rc<Outgoing>>>>;
 pub struct Connections {
     endpoint: Endpoint,
     identity: Arc<Identity>,
+    server: ServerConfig,
     law: Arc<Law>,
     outgoing: RefCell<HashMap<WorkerKey, Slot>>,
     incoming: RefCell<HashMap<usize, (WorkerKey, quinn::Connection)>>,
@@ -86,8 +87,8 @@ pub struct Connections {
 impl Connections {
     /// No connections yet.
     #[must_use]
-    pub fn new(endpoint: Endpoint, identity: Arc<Identity>, law: Arc<Law>) -> Self {
-        Self { endpoint, identity, law, outgoing: RefCell::default(), incoming: RefCell::default() }
+    pub fn new(endpoint: Endpoint, identity: Arc<Identity>, server: ServerConfig, law: Arc<Law>) -> Self {
+        Self { endpoint, identity, server, law, outgoing: RefCell::default(), incoming: RefCell::default() }
     }
 
     /// How fast they send.
@@ -132,7 +133,7 @@ impl Connections {
     async fn open(&self, peer: PeerEndpoint) -> Result<quinn::Connection, ConnectError> {
         let (worker, address) = (peer.worker.0, peer.address);
         let mut config = ClientConfig::new(Arc::new(self.identity.client_config(peer.key)?));
-        config.transport_config(Arc::new(transport(&self.law)));
+        config.transport_config(Arc::new(transport(&self.law, mtu_max(address))));
         let connecting = self
             .endpoint
             .connect_with(config, address, SERVER_NAME)
@@ -142,6 +143,16 @@ impl Connections {
             Ok(Err(source)) => Err(ConnectError::Refused { worker, address, source }),
             Err(_) => Err(ConnectError::TimedOut { worker, address }),
         }
+    }
+
+    /// Meets a connection that comes in, with the parameters of its path.
+    ///
+    /// # Errors
+    /// When it is broken already.
+    pub fn accept(&self, incoming: Incoming) -> Result<Connecting, ConnectionError> {
+        let mut config = self.server.clone();
+        config.transport_config(Arc::new(transport(&self.law, mtu_max(incoming.remote_address()))));
+        incoming.accept_with(Arc::new(config))
     }
 
     /// Notes a connection that a peer opened; says whether there is room for it.

@@ -6,8 +6,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::{io, net};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::IpMtu;
 use quinn::{
-    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, TokioRuntime,
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig, TokioRuntime,
     TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -45,8 +47,13 @@ pub const ACK_DELAY_MAX: Duration = Duration::from_millis(1);
 /// once too often.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// UDP payload that discovery tries at most: Ethernet's 1500 bytes less IPv4's and UDP's headers.
-const MTU_MAX: u16 = 1472;
+/// UDP payload that any path may have at most. The transport hands the kernel ten packets at a time, which together must
+/// not exceed the 65507 bytes of one IP packet: such a send would fail, and nobody would be told.
+pub const MTU_MAX: u16 = 6500;
+/// UDP payload that is tried at most where the system does not tell more: Ethernet's 1500 bytes less headers.
+pub const MTU_USUAL: u16 = 1472;
+/// Bytes of an IPv4 and a UDP header.
+const IPV4_UDP: i32 = 28;
 /// Discovery stops within so many bytes of what the path carries: half a percent of a packet.
 const MTU_STEP: u16 = 8;
 /// After so long it is tried again whether large packets get through. The transport takes four bursts of losses in large
@@ -89,20 +96,53 @@ pub fn open(
     if let Some((fault, dropped)) = fault {
         socket = Arc::new(FaultSocket::new(socket, fault, dropped));
     }
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(identity.server_config(pins)?));
-    server.transport_config(Arc::new(transport(law)));
-    Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
-        .map_err(failed)
+    let mut config = EndpointConfig::default();
+    // At least 1200, so it is never refused.
+    let _ = config.max_udp_payload_size(MTU_MAX);
+    let server = server(identity, pins, law)?;
+    Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)
 }
 
-/// The transport parameters of both sides.
+/// What connections that come in are met with, before it is known from where.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn server(identity: &Identity, pins: &Pins, law: &Arc<Law>) -> Result<ServerConfig, KeyError> {
+    let mut server = ServerConfig::with_crypto(Arc::new(identity.server_config(pins)?));
+    server.transport_config(Arc::new(transport(law, MTU_USUAL)));
+    Ok(server)
+}
+
+/// UDP payload that the way to `remote` may take, as far as this machine knows: what the device there takes, or what a
+/// router said lately. Discovery halves what lies between this and 1200 bytes, and needs three losses to take no for an
+/// answer; with a bound that is usually right, nothing is lost.
 #[must_use]
-pub fn transport(law: &Arc<Law>) -> TransportConfig {
+pub fn mtu_max(remote: SocketAddr) -> u16 {
+    if remote.is_ipv6() {
+        return MTU_USUAL; // the system knows, but no safe call asks it
+    }
+    let ask = || -> io::Result<i32> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.connect(&remote.into())?; // sends nothing
+        Ok(getsockopt(&socket, IpMtu)?)
+    };
+    match ask() {
+        Ok(mtu) => u16::try_from((mtu - IPV4_UDP).clamp(0, MTU_MAX.into())).unwrap_or(MTU_USUAL),
+        Err(error) => {
+            tracing::debug!(%remote, %error, "the system does not tell what the path carries; trying up to {MTU_USUAL}");
+            MTU_USUAL
+        }
+    }
+}
+
+/// The transport parameters of both sides, for a path that may take packets of `mtu_max` bytes.
+#[must_use]
+pub fn transport(law: &Arc<Law>, mtu_max: u16) -> TransportConfig {
     let mut ack_frequency = AckFrequencyConfig::default();
     ack_frequency.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY_PACKETS));
     ack_frequency.max_ack_delay(Some(ACK_DELAY_MAX));
     let mut mtu_discovery = MtuDiscoveryConfig::default();
-    mtu_discovery.upper_bound(MTU_MAX).minimum_change(MTU_STEP).black_hole_cooldown(BLACK_HOLE_TIME);
+    mtu_discovery.upper_bound(mtu_max).minimum_change(MTU_STEP).black_hole_cooldown(BLACK_HOLE_TIME);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
@@ -123,7 +163,11 @@ pub fn transport(law: &Arc<Law>) -> TransportConfig {
     transport
 }
 
-fn bind(address: SocketAddr) -> io::Result<net::UdpSocket> {
+/// Opens the socket, with buffers for fast links.
+///
+/// # Errors
+/// What the system says.
+pub fn bind(address: SocketAddr) -> io::Result<net::UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     set_buffers(&socket)?;
     socket.bind(&address.into())?;

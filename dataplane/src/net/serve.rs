@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures::future;
+use futures::{TryFutureExt, future};
 use pangea_dataplane_core::congestion::Known;
 use pangea_dataplane_core::frame::{
     Answer, Mark, Part, REPAIR_LEN, REQUEST_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN, SymbolHeader,
@@ -52,7 +52,8 @@ pub async fn serve(worker: Rc<Worker>) {
         let worker = Rc::clone(&worker);
         let span = tracing::info_span!("peer", node = Empty, address = %incoming.remote_address());
         let work = async move {
-            match incoming.await {
+            let connecting = std::future::ready(worker.connections.accept(incoming));
+            match connecting.and_then(|connecting| connecting).await {
                 Ok(connection) => serve_connection(&worker, connection).await,
                 Err(error) => {
                     worker.counters.add(Id::PeersRefused, 1);

@@ -3,27 +3,25 @@
 //! This program plays both roles. It tells its child the role by [`ROLE`]; what else must be known goes through pipes.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use pangea_dataplane::net::endpoint::{CONNECTION_WINDOW, open, transport};
+use pangea_dataplane::net::endpoint::{CONNECTION_WINDOW, MTU_MAX, bind, mtu_max, transport};
 use pangea_dataplane::net::tls::{Identity, Pins, SERVER_NAME};
 use pangea_ipc::ids::{NodeId, WorkerKey};
 use pangea_ipc::worker::Pin;
 use quinn::congestion::{BbrConfig, CubicConfig};
-use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 
 use super::flow::Flow;
 use crate::netlab::{Pair, Side};
 
 /// The environment variable that makes this program a role: `server ADDRESS LAW CPU` or `client ADDRESS LAW CPU`.
 pub const ROLE: &str = "PANGEA_BENCH_ROLE";
-
-/// UDP payload that discovery tries at most, as a worker's.
-const MTU_MAX: u16 = 1472;
 
 /// How a bare stream sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +50,14 @@ impl Law {
         }
     }
 
-    fn transport(self) -> TransportConfig {
+    /// For a connection to `peer`.
+    fn transport(self, peer: SocketAddr) -> TransportConfig {
         let mut config = match self {
-            Self::Worker | Self::WorkerBbr => transport(&Arc::default()),
+            Self::Worker | Self::WorkerBbr => transport(&Arc::default(), mtu_max(peer)),
             Self::Bbr | Self::Cubic => {
                 let mut config = TransportConfig::default();
                 let mut discovery = MtuDiscoveryConfig::default();
-                discovery.upper_bound(MTU_MAX);
+                discovery.upper_bound(mtu_max(peer));
                 config.receive_window(VarInt::from_u32(CONNECTION_WINDOW)).mtu_discovery_config(Some(discovery));
                 config.send_window(u64::from(CONNECTION_WINDOW));
                 config
@@ -183,15 +182,19 @@ pub fn played() -> bool {
 async fn play(role: &str, address: &str, law: Law) {
     let identity = Identity::generate().unwrap();
     let pins = Pins::default();
-    let endpoint = open(address.parse().unwrap(), &identity, &pins, &Arc::default(), None).unwrap();
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(MTU_MAX).unwrap();
+    let socket = bind(address.parse().unwrap()).unwrap();
+    let server = quinn::ServerConfig::with_crypto(Arc::new(identity.server_config(&pins).unwrap()));
+    let endpoint = Endpoint::new(config, Some(server.clone()), socket, Arc::new(TokioRuntime)).unwrap();
     let mut stdin = std::io::stdin().lock();
     if role == "server" {
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(identity.server_config(&pins).unwrap()));
-        config.transport_config(Arc::new(law.transport()));
-        endpoint.set_server_config(Some(config));
         println!("{} {}", endpoint.local_addr().unwrap(), identity.key());
         pins.set(&[Pin { key: key_from(&line(&mut stdin)), node: NodeId([0; 32]), known: None }]);
-        let connection = endpoint.accept().await.unwrap().await.unwrap();
+        let incoming = endpoint.accept().await.unwrap();
+        let mut config = server;
+        config.transport_config(Arc::new(law.transport(incoming.remote_address())));
+        let connection = incoming.accept_with(Arc::new(config)).unwrap().await.unwrap();
         while let Ok((send, recv)) = connection.accept_bi().await {
             let _ = serve(send, recv).await; // the client tells what became of it
         }
@@ -201,8 +204,9 @@ async fn play(role: &str, address: &str, law: Law) {
     let words = line(&mut stdin);
     let [address, key] = words.split(' ').collect::<Vec<_>>()[..] else { panic!("two words") };
     let mut config = quinn::ClientConfig::new(Arc::new(identity.client_config(key_from(key)).unwrap()));
-    config.transport_config(Arc::new(law.transport()));
-    let connection = endpoint.connect_with(config, address.parse().unwrap(), SERVER_NAME).unwrap().await.unwrap();
+    let address = address.parse().unwrap();
+    config.transport_config(Arc::new(law.transport(address)));
+    let connection = endpoint.connect_with(config, address, SERVER_NAME).unwrap().await.unwrap();
     loop {
         let words = line(&mut stdin);
         let [bytes, limit_ms] = words.split(' ').collect::<Vec<_>>()[..] else { return };
