@@ -17,7 +17,7 @@ use pangea_ipc::worker::Pin;
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 
-use super::flow::Flow;
+use super::flow::{Flow, cpu_seconds};
 use crate::netlab::{Pair, Side};
 
 /// The environment variable that makes this program a role: `server ADDRESS LAW CPU` or `client ADDRESS LAW CPU`.
@@ -125,6 +125,12 @@ impl Bare {
         writeln!(server.stdin, "{client_key}").unwrap();
         writeln!(client.stdin, "{server_line}").unwrap();
         Self { client, server }
+    }
+
+    /// Processor seconds that server and client have taken so far.
+    #[must_use]
+    pub fn cpu(&self) -> [f64; 2] {
+        [&self.server, &self.client].map(|role| cpu_seconds(role.child.id()))
     }
 
     /// Fetches bytes on a stream of its own, for a limited time.

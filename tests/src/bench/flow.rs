@@ -29,6 +29,20 @@ pub fn gbps(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / time.as_secs_f64() / 1e9
 }
 
+/// Seconds that the threads of a process have run so far, in it and in the kernel for it.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn cpu_seconds(pid: u32) -> f64 {
+    /// Linux counts in hundredths whatever its own clock does.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name, in parentheses, may have blanks; the two sums are the 14th and 15th word.
+    let words = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
+    words.map(|ticks| ticks.parse::<f64>().unwrap() / TICKS).sum()
+}
+
 impl Flow {
     /// Goodput in Mbit/s, everything included.
     #[must_use]

@@ -154,7 +154,11 @@ impl Bench {
     /// Measures a case.
     pub fn run(&mut self, case: Case) {
         match case {
-            Case::Put | Case::Get | Case::Local => local::transfers(self, case),
+            Case::Get => {
+                local::loopback(self);
+                local::transfers(self, case);
+            }
+            Case::Put | Case::Local => local::transfers(self, case),
             Case::Policy => local::policy(self),
             Case::Lossy => bulk::lossy(self),
             Case::Long => bulk::long(self),

@@ -7,7 +7,7 @@ use pangea_ipc::counter::Id;
 use pangea_ipc::ids::ContentId;
 use pangea_ipc::node::{PeerState, Request, Response, WorkerReport, WorkerState};
 
-use super::flow::Flow;
+use super::flow::{Flow, cpu_seconds};
 use crate::netlab::{Pair, Side};
 use crate::{Node, NodeOptions, sample};
 
@@ -144,6 +144,13 @@ impl Two {
     #[must_use]
     pub fn get(&self, content: ContentId, until: Option<Duration>) -> Flow {
         get(&self.client_b, content, until)
+    }
+
+    /// Processor seconds that A's worker, B's worker and this program have taken so far.
+    #[must_use]
+    pub fn cpu(&self) -> [f64; 3] {
+        let pids = [worker(&self.client_a).pid, worker(&self.client_b).pid, std::process::id()];
+        pids.map(cpu_seconds)
     }
 
     /// Ends A's worker as a crash would; returns when another has taken its place and B knows that.

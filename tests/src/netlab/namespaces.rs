@@ -42,7 +42,8 @@ pub enum Side {
 #[derive(Debug)]
 pub struct Pair {
     a: Namespace,
-    b: Namespace,
+    /// `None` = both ends are the loopback device of the first.
+    b: Option<Namespace>,
 }
 
 #[derive(Debug)]
@@ -67,13 +68,28 @@ impl Pair {
         Ok(pair)
     }
 
+    /// Both ends in one namespace, on a loopback device that takes packets of 1500 bytes.
+    ///
+    /// # Errors
+    /// Not root, no `ip`, or it refused.
+    pub fn loopback() -> Result<Self, Error> {
+        match unavailable() {
+            None | Some(Error::NoTun) => {}
+            Some(why) => return Err(why),
+        }
+        let mut pair = Self::bare()?;
+        pair.b = None;
+        ip_batch(pair.name(Side::A), &format!("link set lo mtu {VETH_MTU} up\n"))?;
+        Ok(pair)
+    }
+
     /// A pair without a cable.
     pub(super) fn bare() -> Result<Self, Error> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         remove_leftovers();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = |side| format!("{PREFIX}{}-{number}-{side}", std::process::id());
-        Ok(Self { a: Namespace::make(name("a"))?, b: Namespace::make(name("b"))? })
+        Ok(Self { a: Namespace::make(name("a"))?, b: Some(Namespace::make(name("b"))?) })
     }
 
     /// Gives the devices their addresses.
@@ -97,7 +113,7 @@ impl Pair {
     fn namespace(&self, side: Side) -> &Namespace {
         match side {
             Side::A => &self.a,
-            Side::B => &self.b,
+            Side::B => self.b.as_ref().unwrap_or(&self.a),
         }
     }
 
@@ -111,6 +127,7 @@ impl Pair {
     #[must_use]
     pub fn address(&self, side: Side) -> Ipv4Addr {
         match side {
+            _ if self.b.is_none() => Ipv4Addr::LOCALHOST,
             Side::A => Ipv4Addr::new(10, 77, 0, 1),
             Side::B => Ipv4Addr::new(10, 77, 0, 2),
         }
