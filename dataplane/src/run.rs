@@ -29,7 +29,7 @@ use crate::link::Link;
 use crate::net::congestion::{self, Law};
 use crate::net::connections::Connections;
 use crate::net::endpoint::{self, EndpointError, SOCKET_BUFFER};
-use crate::net::serve;
+use crate::net::serve::{self, Patience};
 use crate::net::tls::{Identity, KeyError, Pins};
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
@@ -128,6 +128,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         pins,
         counters: Counters::new(segment),
         allowed_cpus,
+        patience: Patience::default(),
     });
     let missing = endpoint::buffer_missing()?;
     worker.counters.set(Id::SocketBufferMissing, missing);

@@ -12,11 +12,12 @@ use pangea_ipc::policy::{Policy, Revised};
 use pangea_ipc::worker::{Event, JOBS_MAX, JobKind, JobStatus, PutPlan, ReadPlan, Source};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::buffer::Pool;
+use crate::buffer::{Pool, Shares};
 use crate::counters::Counters;
 use crate::cpu::Allowed;
 use crate::events::Events;
 use crate::net::connections::Connections;
+use crate::net::serve::Patience;
 use crate::net::tls::Pins;
 use crate::store::Store;
 
@@ -24,6 +25,9 @@ use crate::store::Store;
 pub const BUFFERS_MAX: usize = 224;
 /// Chunk buffers for answering peers: 32 MiB. Apart from the others, so that slow peers never hold up local work.
 pub const SERVE_BUFFERS_MAX: usize = 128;
+/// Of these, buffers that one peer's node may hold at a time, so that a node that takes nothing of what it asks for leaves
+/// some to the others. As many as a node asks for at once by default (`transfer.inflight_chunks`).
+pub const SERVE_BUFFERS_EACH: usize = 96;
 
 /// Sources' keys known at most: a few bytes each, and more than this worker keeps connections.
 const KNOWN_SOURCES_MAX: usize = 4096;
@@ -65,7 +69,9 @@ pub struct Worker {
     /// Chunk buffers for local work.
     pub buffers: Pool,
     /// Chunk buffers for answering peers.
-    pub serve_buffers: Pool,
+    pub serve_buffers: Shares,
+    /// How long a peer that is answered may keep this worker waiting.
+    pub patience: Patience,
     /// Connections to peers' workers.
     pub connections: Connections,
     /// Who may connect.
@@ -105,6 +111,8 @@ pub struct Parts {
     pub counters: Counters,
     /// CPUs that it may use.
     pub allowed_cpus: Option<Allowed>,
+    /// How long a peer that is answered may keep this worker waiting.
+    pub patience: Patience,
 }
 
 impl Worker {
@@ -116,7 +124,8 @@ impl Worker {
             index: parts.index,
             store: parts.store,
             buffers: Pool::new(BUFFERS_MAX),
-            serve_buffers: Pool::new(SERVE_BUFFERS_MAX),
+            serve_buffers: Shares::new(SERVE_BUFFERS_MAX, SERVE_BUFFERS_EACH),
+            patience: parts.patience,
             connections: parts.connections,
             pins: parts.pins,
             events: Events::default(),

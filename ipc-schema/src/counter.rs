@@ -51,7 +51,7 @@ counters! {
     RequestsRefused "requests_refused" "Chunk requests of peers refused.";
     PacketsSent "packets_sent" "QUIC packets sent to peers.";
     PacketsLost "packets_lost" "Of the QUIC packets sent, those that QUIC found lost.";
-    PeersRefused "peers_refused" "QUIC connections refused because their key is not pinned.";
+    PeersRefused "peers_refused" "QUIC connections refused because their key is not pinned, or because the peer has enough.";
     PeersProtocol "peers_protocol_errors" "QUIC connections closed because the peer broke the protocol.";
     RingsRefused "rings_refused" "Programs turned away at the door: wrong token, user or greeting.";
     RingsCorrupt "rings_corrupt" "Rings ended because the program wrote an impossible value.";
@@ -64,6 +64,7 @@ counters! {
     DatagramsDropped "datagrams_dropped_by_fault" "Datagrams dropped by the fault switch.";
     EventsDropped "events_dropped" "Progress events left out because the controller was away.";
     #[gauge x] SocketBufferMissing "socket_buffer_missing_bytes" "Bytes of UDP socket buffer that the kernel refuses.";
+    RequestsStalled "requests_stalled" "Chunk requests of peers given up because the peer took nothing, or did not go on, in time.";
 }
 
 /// Words in a worker's segment.

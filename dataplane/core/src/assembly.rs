@@ -10,6 +10,9 @@ use crate::frame::Repair;
 
 /// How often missing symbols are asked for at most; after that the chunk has failed and is asked of someone else.
 pub const REPAIRS_MAX: u32 = 16;
+/// Symbols of one chunk that a server sends at most, and that a requester takes, as a multiple of those that there are.
+/// Nobody draws more bandwidth by claiming losses, or wastes more by sending what nobody needs.
+pub const SYMBOLS_FACTOR_MAX: usize = 8;
 /// Without a mark, missing symbols are asked for when nothing came for this many round trips, and at least
 /// [`SILENCE_MIN`]. Marks come reliably, so this is for servers that stall, not for loss: asking sooner would ask for
 /// symbols that still wait in the server's queue behind those of other chunks.

@@ -21,6 +21,9 @@ use super::tls::{Identity, KeyError, Pins, SERVER_NAME};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Connections kept at most, to and from peers each.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Of those from peers, connections that one worker of a peer may have: it needs one, and one that broke is noticed only
+/// after a while.
+pub const CONNECTIONS_EACH: usize = 8;
 
 /// Why there is no connection to a peer's worker.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +161,8 @@ impl Connections {
     /// Notes a connection that a peer opened; says whether there is room for it.
     pub fn note_incoming(&self, key: WorkerKey, quic: &quinn::Connection) -> bool {
         let mut incoming = self.incoming.borrow_mut();
-        let room = incoming.len() < CONNECTIONS_MAX;
+        let of_it = incoming.values().filter(|(other, _)| *other == key).count();
+        let room = incoming.len() < CONNECTIONS_MAX && of_it < CONNECTIONS_EACH;
         if room {
             incoming.insert(quic.stable_id(), (key, quic.clone()));
         }
@@ -215,6 +219,8 @@ pub const CLOSE_UNPINNED: VarInt = VarInt::from_u32(1);
 pub const CLOSE_PROTOCOL: VarInt = VarInt::from_u32(2);
 /// Close code: too many connections.
 pub const CLOSE_LIMIT: VarInt = VarInt::from_u32(3);
+/// Close code: the peer takes nothing of what it asked for.
+pub const CLOSE_STALLED: VarInt = VarInt::from_u32(4);
 
 fn is_open(open: &Rc<Outgoing>) -> bool {
     open.quic.close_reason().is_none()

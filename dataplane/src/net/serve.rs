@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::{TryFutureExt, future};
+use pangea_dataplane_core::assembly::SYMBOLS_FACTOR_MAX;
 use pangea_dataplane_core::congestion::Known;
 use pangea_dataplane_core::frame::{
     Answer, Mark, Part, REPAIR_LEN, REQUEST_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN, SymbolHeader,
@@ -17,27 +18,39 @@ use pangea_dataplane_core::spread;
 use pangea_fec::{ChunkShape, Codec, FecError, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
 use pangea_ipc::content::Manifest;
 use pangea_ipc::counter::Id;
+use pangea_ipc::ids::NodeId;
 use pangea_ipc::worker::{KnownPath, Pin};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{Mutex, Notify, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::congestion::{self, PathView};
-use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_UNPINNED};
+use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_STALLED, CLOSE_UNPINNED};
 use super::endpoint::{CONNECTION_WINDOW, DATAGRAM_SEND_BYTES};
 use super::pulse::{Heard, Pulse};
 use super::tls::shown_key;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Shared};
 use crate::worker::Worker;
 
-/// A peer that has opened a stream asks within this time.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// A peer that waits for symbols asks again, or ends, within this time.
-const REPAIR_TIME: Duration = Duration::from_secs(30);
-/// Symbols sent for one chunk at most, as a multiple of its own: nobody draws more bandwidth by claiming losses.
-const SYMBOLS_FACTOR_MAX: usize = 8;
+/// How long a peer may keep this worker waiting. What a peer holds meanwhile is bounded by its share of the buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// A peer that has opened a stream asks within this time; 10 s by default.
+    pub request: Duration,
+    /// A peer that gets a chunk as symbols is waited for this long in all, however often it asks again; 30 s by default.
+    pub repair: Duration,
+    /// A peer to which nothing can be sent for this long, since it neither reads nor acknowledges, loses its connection,
+    /// however alive it seems otherwise; 30 s by default.
+    pub stall: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { request: Duration::from_secs(10), repair: Duration::from_secs(30), stall: Duration::from_secs(30) }
+    }
+}
 
 /// Symbols at the end of those that are sent at once that say so: a burst of losses seldom takes all.
 const CLOSING: usize = 4;
@@ -68,6 +81,7 @@ pub async fn serve(worker: Rc<Worker>) {
 /// What the requests of one connection share.
 struct Path {
     connection: Connection,
+    node: NodeId,
     view: Arc<PathView>,
     /// Chunks are sent one after another, in the order in which they were asked for.
     turn: Mutex<()>,
@@ -102,9 +116,15 @@ impl Transfers {
         true
     }
 
+    /// Gives up those begun by a copy whose stream has not come in `patience`; says how many.
+    fn give_up_early(&mut self, patience: Duration, now: Instant) -> u64 {
+        let before = self.early.len();
+        self.early.retain(|_, (_, since)| now.saturating_duration_since(*since) < patience);
+        (before - self.early.len()) as u64
+    }
+
     /// Begins a transfer by its copy: where to put what was sent of it. `None` = it was begun before, or too many wait.
     fn begin_early(&mut self, transfer: u32, now: Instant) -> Option<oneshot::Sender<Symbols>> {
-        self.early.retain(|_, (_, since)| now.saturating_duration_since(*since) < REPAIR_TIME);
         if self.early.len() >= EARLY_MAX || !self.begin(transfer) {
             return None;
         }
@@ -120,6 +140,7 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
         return connection.close(CLOSE_UNPINNED, b"key not admitted");
     };
     if !worker.connections.note_incoming(key, &connection) {
+        worker.counters.add(Id::PeersRefused, 1);
         return connection.close(CLOSE_LIMIT, b"too many connections");
     }
     Span::current().record("node", tracing::field::display(node));
@@ -131,6 +152,7 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
     let path = Rc::new(Path {
         view,
         connection: connection.clone(),
+        node,
         turn: Mutex::default(),
         priority: Cell::new(-1),
         transfers: RefCell::default(),
@@ -140,9 +162,16 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
     });
     path.limit_unsent();
     let mut time = std::pin::pin!(path.keep_time());
+    let patience = worker.patience.repair;
+    let mut tick = interval(patience);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             never = &mut time => never,
+            _ = tick.tick() => {
+                let given_up = path.transfers.borrow_mut().give_up_early(patience, Instant::now());
+                worker.counters.add(Id::RequestsStalled, given_up);
+            }
             stream = connection.accept_bi() => {
                 let Ok((send, recv)) = stream else { break };
                 let (worker, path) = (Rc::clone(worker), Rc::clone(&path));
@@ -169,6 +198,12 @@ fn judge(worker: &Worker, path: &Path, result: Result<(), ServeError>) {
             tracing::warn!(what, "a peer broke the protocol; its connection is closed");
             path.connection.close(CLOSE_PROTOCOL, what.as_bytes());
         }
+        Err(ServeError::Stalled) => {
+            worker.counters.add(Id::RequestsStalled, 1);
+            tracing::warn!("a peer takes nothing of what it asked for; its connection is closed");
+            path.connection.close(CLOSE_STALLED, b"nothing is taken");
+        }
+        Err(ServeError::Silent) => worker.counters.add(Id::RequestsStalled, 1),
         Err(ServeError::Gone) | Ok(()) => {} // gone: it got the chunk elsewhere, or is no more
     }
 }
@@ -187,7 +222,8 @@ fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
     let work = async move {
         let _debt = path.pulse.owe();
         let result = async {
-            let (turn, chunk) = future::join(path.turn.lock(), part(&worker, &request)).await;
+            let buffer = worker.serve_buffers.take(path.node).await;
+            let (turn, chunk) = future::join(path.turn.lock(), part(&worker, &request, buffer)).await;
             // What cannot go as symbols is refused or sent on the stream, when that comes.
             let Ok(buffer) = chunk else { return Ok(()) };
             let Some((shape, parity)) = plan(&worker, &path, &request, buffer.len()) else { return Ok(()) };
@@ -207,6 +243,10 @@ fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
 enum ServeError {
     /// The peer sent what no peer sends.
     Protocol(String),
+    /// The peer takes nothing of what is sent to it.
+    Stalled,
+    /// The peer neither asks for more nor says that it has enough.
+    Silent,
     /// The peer does not wait for the rest.
     Gone,
 }
@@ -222,7 +262,10 @@ async fn answer(
     mut recv: RecvStream,
 ) -> Result<(), ServeError> {
     let mut bytes = [0; REQUEST_LEN];
-    timeout(REQUEST_TIME, recv.read_exact(&mut bytes)).await.map_err(gone)?.map_err(gone)?;
+    timeout(worker.patience.request, recv.read_exact(&mut bytes))
+        .await
+        .map_err(|_| ServeError::Silent)?
+        .map_err(gone)?;
     let request = Request::parse(&bytes).map_err(|error| ServeError::Protocol(error.to_string()))?;
     let _debt = path.pulse.owe();
     path.transfers.borrow_mut().begin(request.transfer);
@@ -232,7 +275,9 @@ async fn answer(
     {
         return symbols.follow_up(&mut send, &mut recv).await;
     }
-    let (turn, chunk) = future::join(path.turn.lock(), part(worker, &request)).await;
+    // The buffer first: whoever has the turn has one, so that those who wait for the turn never hold the last.
+    let buffer = worker.serve_buffers.take(path.node).await;
+    let (turn, chunk) = future::join(path.turn.lock(), part(worker, &request, buffer)).await;
     let buffer = match chunk {
         Ok(buffer) => buffer,
         Err(refusal) => {
@@ -253,10 +298,10 @@ async fn answer(
             let _ = send.set_priority(priority); // fails only when the peer has stopped the stream, as writing will
             send.write_all(&Answer::Stream { len }.to_bytes()).await.map_err(gone)?;
             path.unsent.give(buffer.len(), path.connection.stats().path.current_mtu);
-            send.write_chunk(Bytes::from_owner(buffer)).await.map_err(gone)?;
+            path.write(&mut send, Bytes::from_owner(buffer), worker.patience.stall).await?;
             drop(turn);
             let _ = send.finish();
-            let _ = send.stopped().await; // all of it has arrived, or the peer has had enough
+            let _ = timeout(worker.patience.stall, send.stopped()).await; // all of it has arrived, or the peer has had enough
             Ok(())
         }
         Some((shape, parity)) => {
@@ -295,6 +340,18 @@ impl Unsent {
 }
 
 impl Path {
+    /// Gives a chunk to the transport, as it takes it.
+    ///
+    /// # Errors
+    /// [`ServeError::Stalled`] when it takes nothing for `stall`.
+    async fn write(&self, send: &mut SendStream, chunk: Bytes, stall: Duration) -> Result<(), ServeError> {
+        let mut rest = [chunk];
+        while rest.iter().any(|rest| !rest.is_empty()) {
+            timeout(stall, send.write_chunks(&mut rest)).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
+        }
+        Ok(())
+    }
+
     /// Waits until the transport has sent what it was given before, but for what keeps it busy. It sends datagrams before
     /// streams: the symbols at the end of a transfer would overtake the windows of streams that wait in it, which would
     /// then be the end, without parity (0.15 s at 150 ms and 1 % loss).
@@ -331,8 +388,8 @@ impl Path {
     }
 }
 
-/// The part asked for, or why not.
-async fn part(worker: &Worker, request: &Request) -> Result<Buffer, Refusal> {
+/// The part asked for, in `buffer`, or why not.
+async fn part(worker: &Worker, request: &Request, buffer: Shared) -> Result<Shared, Refusal> {
     let content = worker.store.content(request.content).await.map_err(|_| Refusal::NotHeld)?;
     if content.manifest().geometry().size() != request.size {
         return Err(Refusal::OtherSize);
@@ -340,9 +397,9 @@ async fn part(worker: &Worker, request: &Request) -> Result<Buffer, Refusal> {
     let chunk = match request.part {
         Part::Chunk(chunk) => chunk,
         Part::Manifest(page) => {
-            let mut buffer = worker.serve_buffers.take().await;
+            let (mut buffer, share) = buffer.into_parts();
             copy_page(content.manifest(), page, &mut buffer);
-            return Ok(buffer);
+            return Ok(Shared::new(buffer, share));
         }
     };
     if !content.holds(chunk) {
@@ -352,11 +409,12 @@ async fn part(worker: &Worker, request: &Request) -> Result<Buffer, Refusal> {
             return Err(Refusal::NotHeld);
         }
     }
-    let buffer = worker.serve_buffers.take().await;
-    worker.store.read_for_peer(&content, chunk, buffer).await.map_err(|error| {
+    let (buffer, share) = buffer.into_parts();
+    let read = worker.store.read_for_peer(&content, chunk, buffer).await.map_err(|error| {
         tracing::warn!(content = %request.content, chunk, %error, "a chunk cannot be read");
         Refusal::Unreadable
-    })
+    });
+    read.map(|buffer| Shared::new(buffer, share))
 }
 
 fn copy_page(manifest: &Manifest, page: u32, to: &mut Buffer) {
@@ -395,12 +453,12 @@ struct Symbols {
     path: Rc<Path>,
     shape: ChunkShape,
     transfer: u32,
-    chunk: Buffer,
+    chunk: Shared,
     sent: usize,
 }
 
 impl Symbols {
-    fn new(worker: &Rc<Worker>, path: &Rc<Path>, shape: ChunkShape, transfer: u32, chunk: Buffer) -> Self {
+    fn new(worker: &Rc<Worker>, path: &Rc<Path>, shape: ChunkShape, transfer: u32, chunk: Shared) -> Self {
         worker.counters.add(Id::RequestsServed, 1);
         worker.counters.add(Id::BytesServed, chunk.len() as u64);
         Self { worker: Rc::clone(worker), path: Rc::clone(path), shape, transfer, chunk, sent: 0 }
@@ -413,7 +471,7 @@ impl Symbols {
         // One allocation for the datagrams of the chunk.
         let mut memory = BytesMut::with_capacity(order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len()));
         let closing_from = order.len().saturating_sub(CLOSING);
-        self.path.catch_up().await;
+        timeout(self.worker.patience.stall, self.path.catch_up()).await.map_err(|_| ServeError::Stalled)?;
         let given = order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len());
         self.path.unsent.give(given, self.path.connection.stats().path.current_mtu);
         for (place, (block, symbol)) in order.into_iter().enumerate() {
@@ -427,13 +485,16 @@ impl Symbols {
         let len = u32::try_from(self.chunk.len()).map_err(gone)?;
         let symbol_len = u16::try_from(self.shape.symbol_len()).map_err(gone)?;
         send.write_all(&Answer::Fec { len, symbol_len }.to_bytes()).await.map_err(gone)?;
-        let limit = SYMBOLS_FACTOR_MAX * self.sent.max(1);
+        let limit = SYMBOLS_FACTOR_MAX * self.sent.max(1); // nobody draws more bandwidth by claiming losses
+        let mut patience = self.worker.patience.repair;
         loop {
             let mark = Mark { sent: u32::try_from(self.sent).unwrap_or(u32::MAX) };
             send.write_all(&mark.to_bytes()).await.map_err(gone)?;
             let mut bytes = [0; REPAIR_LEN];
             // The end of the stream here means: the chunk is whole.
-            timeout(REPAIR_TIME, recv.read_exact(&mut bytes)).await.map_err(gone)?.map_err(gone)?;
+            let asked = Instant::now();
+            timeout(patience, recv.read_exact(&mut bytes)).await.map_err(|_| ServeError::Silent)?.map_err(gone)?;
+            patience = patience.saturating_sub(asked.elapsed());
             let repair = Repair::parse(&bytes).map_err(|error| ServeError::Protocol(error.to_string()))?;
             let mut memory = BytesMut::new();
             let closing_from = repair.symbols().count().saturating_sub(CLOSING);
@@ -490,7 +551,8 @@ impl Symbols {
             }
         }
         memory.resize(SYMBOL_HEADER_LEN + symbol_len, 0); // the last data symbol is padded with zeros
-        self.path.connection.send_datagram_wait(memory.split().freeze()).await.map_err(gone)?;
+        let sent = self.path.connection.send_datagram_wait(memory.split().freeze());
+        timeout(self.worker.patience.stall, sent).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
         self.worker.counters.add(Id::SymbolsSent, 1);
         self.sent += 1;
         Ok(())
