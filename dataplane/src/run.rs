@@ -233,7 +233,9 @@ async fn sample(worker: Rc<Worker>) {
         last = Instant::now();
         let connections = worker.connections.all();
         worker.counters.set(Id::Connections, connections.len() as u64);
-        worker.counters.add(Id::SymbolsRefused, worker.connections.take_refused());
+        let (datagrams, broken) = worker.connections.refusals().take();
+        worker.counters.add(Id::SymbolsRefused, datagrams);
+        worker.counters.add(Id::PeersProtocol, broken);
         let mut received = worker.take_received();
         let mut seen = HashMap::new();
         for (node, connection) in connections.iter().filter_map(|(key, quic)| Some((worker.node_of(*key)?, quic))) {

@@ -45,7 +45,7 @@ counters! {
     SymbolsRepaired "symbols_repaired" "Data symbols rebuilt from parity.";
     SymbolsAskedAgain "symbols_asked_again" "FEC symbols asked for again.";
     SymbolsUnused "symbols_unused" "Parity symbols received and not needed.";
-    SymbolsRefused "symbols_refused" "Datagrams that were malformed or belonged to no transfer.";
+    SymbolsRefused "symbols_refused" "Datagrams that were malformed, did not fit their transfer, or belonged to none.";
     RequestsServed "requests_served" "Chunk requests of peers answered with data.";
     RequestsByCopy "requests_by_copy" "Of the chunk requests answered, those begun by their copy because the first was late or lost.";
     RequestsRefused "requests_refused" "Chunk requests of peers refused.";
@@ -65,6 +65,7 @@ counters! {
     EventsDropped "events_dropped" "Progress events left out because the controller was away.";
     #[gauge x] SocketBufferMissing "socket_buffer_missing_bytes" "Bytes of UDP socket buffer that the kernel refuses.";
     RequestsStalled "requests_stalled" "Chunk requests of peers given up because the peer took nothing, or did not go on, in time.";
+    AnswersRefused "answers_refused" "Answers of peers that broke the protocol; each ends that peer's part in the fetch.";
 }
 
 /// Words in a worker's segment.

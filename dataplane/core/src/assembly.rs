@@ -38,6 +38,8 @@ pub enum Outcome {
     NotNeeded,
     /// There is no such symbol in this chunk, or it has the wrong length.
     Impossible,
+    /// More have come than any server sends: [`SYMBOLS_FACTOR_MAX`].
+    Excess,
 }
 
 /// What happened on the way, for the metrics.
@@ -166,6 +168,9 @@ impl<M: ChunkMemory> Assembly<M> {
     /// Takes a symbol that came. `closing`: it is among the last of those that the server sends now.
     pub fn handle_symbol(&mut self, block: u8, symbol: u8, closing: bool, payload: &[u8], now: Instant) -> Outcome {
         self.tally.received += 1;
+        if self.tally.received > (SYMBOLS_FACTOR_MAX * SYMBOLS_MAX * self.blocks.len()) as u64 {
+            return Outcome::Excess;
+        }
         let (index, symbol) = (usize::from(block), usize::from(symbol));
         let Some(state) = self.blocks.get_mut(index) else { return Outcome::Impossible };
         if payload.len() != self.shape.symbol_len() || symbol >= SYMBOLS_MAX {
@@ -412,6 +417,16 @@ mod tests {
         assert!(!assembly.is_ready());
         assert_eq!(assembly.handle_symbol(0, 254, false, &[0; 1000], now), Outcome::Kept);
         assert!(assembly.finish(&mut Codec::new()).is_ok());
+    }
+
+    #[test]
+    fn more_symbols_than_any_server_sends_are_not_taken() {
+        let (data, now) = (chunk(5000), start());
+        let mut assembly = Assembly::new(5000, 1000, vec![0; 5000], RTT, now).unwrap();
+        let most = SYMBOLS_FACTOR_MAX * SYMBOLS_MAX;
+        let taken = (0..).take_while(|_| assembly.handle_symbol(0, 0, false, &data[..1000], now) != Outcome::Excess);
+        assert_eq!(taken.count(), most);
+        assert_eq!(assembly.handle_symbol(0, 1, false, &data[1000..2000], now), Outcome::Excess);
     }
 
     #[test]

@@ -337,6 +337,9 @@ impl<'a> Driver<'a> {
             Err(AskFailed::Peer(error)) => {
                 tracing::debug!(chunk, %error, "a chunk did not come");
                 let kind = error.kind();
+                if kind == Failed::BadBytes {
+                    self.worker.counters.add(Id::AnswersRefused, 1);
+                }
                 self.troubles.insert(source, error.to_string());
                 self.fetch.handle_failed(source, chunk, kind, now);
             }

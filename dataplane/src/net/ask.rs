@@ -43,6 +43,9 @@ pub enum AskError {
     /// Symbols of another length than announced, or together with a stream.
     #[error("the peer sent symbols that do not fit its answer")]
     BothWays,
+    /// The server floods this worker with symbols that nobody asked for.
+    #[error("the peer sent symbols that nobody asked for; its connection was closed")]
+    Flooded,
     /// The connection or stream broke.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -63,9 +66,11 @@ impl AskError {
             // An honest server of this content knows its size; one that differs is of no use, but has not lied.
             Self::Refused(Refusal::OtherSize | Refusal::Busy | Refusal::Unreadable) => Failed::Transient,
             // No honest server announces symbols that cannot be.
-            Self::Protocol(_) | Self::Length { .. } | Self::BothWays | Self::Assembly(AssemblyError::Shape(_)) => {
-                Failed::BadBytes
-            }
+            Self::Protocol(_)
+            | Self::Length { .. }
+            | Self::BothWays
+            | Self::Flooded
+            | Self::Assembly(AssemblyError::Shape(_)) => Failed::BadBytes,
             Self::Broken(_) | Self::Stalled | Self::Assembly(_) => Failed::Transient,
         }
     }
@@ -129,6 +134,19 @@ pub async fn ask(
     codec: &RefCell<Codec>,
 ) -> Result<(Buffer, Came), AskError> {
     let _debt = peer.pulse.owe();
+    match ask_once(peer, question, memory, codec).await {
+        // Whatever broke, that is why.
+        Err(_) if peer.symbols.is_flooded() => Err(AskError::Flooded),
+        result => result,
+    }
+}
+
+async fn ask_once(
+    peer: &Outgoing,
+    question: Question,
+    memory: Buffer,
+    codec: &RefCell<Codec>,
+) -> Result<(Buffer, Came), AskError> {
     let expected = question.part.len(question.geometry);
     let transfer = peer.symbols.expect(expected as usize, memory, peer.quic.rtt());
     let room = peer.quic.max_datagram_size().unwrap_or(0).saturating_sub(SYMBOL_HEADER_LEN);

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Duration, timeout};
 
 use super::congestion::Law;
-use super::datagrams::Symbols;
+use super::datagrams::{Refusals, Symbols};
 use super::endpoint::{mtu_max, transport};
 use super::pulse::{Heard, Pulse};
 use super::tls::{Identity, KeyError, Pins, SERVER_NAME};
@@ -85,13 +85,22 @@ pub struct Connections {
     law: Arc<Law>,
     outgoing: RefCell<HashMap<WorkerKey, Slot>>,
     incoming: RefCell<HashMap<usize, (WorkerKey, quinn::Connection)>>,
+    refusals: Rc<Refusals>,
 }
 
 impl Connections {
     /// No connections yet.
     #[must_use]
     pub fn new(endpoint: Endpoint, identity: Arc<Identity>, server: ServerConfig, law: Arc<Law>) -> Self {
-        Self { endpoint, identity, server, law, outgoing: RefCell::default(), incoming: RefCell::default() }
+        Self {
+            endpoint,
+            identity,
+            server,
+            law,
+            outgoing: RefCell::default(),
+            incoming: RefCell::default(),
+            refusals: Rc::default(),
+        }
     }
 
     /// How fast they send.
@@ -127,8 +136,11 @@ impl Connections {
         }
         let quic = self.open(peer).await?;
         tracing::debug!(address = %peer.address, worker = %peer.worker, "connected");
-        let fresh =
-            Rc::new(Outgoing { symbols: Symbols::start(&quic), pulse: Pulse::start(&quic, Heard::Anything), quic });
+        let fresh = Rc::new(Outgoing {
+            symbols: Symbols::start(&quic, Rc::clone(&self.refusals)),
+            pulse: Pulse::start(&quic, Heard::Anything),
+            quic,
+        });
         *slot = Some(Rc::clone(&fresh));
         Ok(fresh)
     }
@@ -194,12 +206,10 @@ impl Connections {
         opened.chain(self.incoming.borrow().values().cloned()).collect()
     }
 
-    /// Datagrams that belonged to no transfer, since this was last asked.
+    /// What was refused of what servers sent.
     #[must_use]
-    pub fn take_refused(&self) -> u64 {
-        let outgoing = self.outgoing.borrow();
-        let open = outgoing.values().filter_map(|slot| Some(slot.try_lock().ok()?.as_ref()?.symbols.take_refused()));
-        open.sum()
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Closes everything and waits until the peers have been told.

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use pangea_dataplane_core::assembly::{Assembly, AssemblyError, ChunkMemory, Outcome};
 use pangea_dataplane_core::frame::SymbolHeader;
 use pangea_fec::ChunkShape;
 use tokio::sync::Notify;
 
+use super::connections::CLOSE_PROTOCOL;
 use crate::buffer::Buffer;
 
 impl ChunkMemory for Buffer {
@@ -22,6 +22,30 @@ impl ChunkMemory for Buffer {
 /// A path whose server found symbols right this lately loses packets.
 const LOSSY_FOR: Duration = Duration::from_secs(60);
 
+/// Datagrams of one connection that no server sends, after which it ends: not one, so that a fault which shows once does
+/// not cost the connection.
+pub const STRAYS_MAX: u32 = 64;
+/// Datagrams of transfers that have ended, after which a connection ends, for each transfer that there was: as many as
+/// there can be symbols of a chunk at the shortest symbol length, with all their parity.
+pub const LATE_EACH: u64 = 2048;
+
+/// What was refused on all connections of a worker, since it was last asked.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    /// Datagrams that were malformed, did not fit their transfer, or belonged to none.
+    datagrams: Cell<u64>,
+    /// Connections that ended because there were too many of these.
+    connections: Cell<u64>,
+}
+
+impl Refusals {
+    /// Datagrams and connections refused since this was last asked.
+    #[must_use]
+    pub fn take(&self) -> (u64, u64) {
+        (self.datagrams.take(), self.connections.take())
+    }
+}
+
 /// The FEC transfers of one connection.
 #[derive(Debug, Clone)]
 pub struct Symbols(Rc<Table>);
@@ -30,7 +54,11 @@ pub struct Symbols(Rc<Table>);
 struct Table {
     transfers: RefCell<HashMap<u32, Entry>>,
     next: Cell<u32>,
-    refused: Cell<u64>,
+    /// Transfers that there were.
+    begun: Cell<u64>,
+    strays: Cell<u32>,
+    late: Cell<u64>,
+    refusals: Rc<Refusals>,
     /// When the last symbol came.
     symbol_at: Cell<Option<Instant>>,
     /// The newest transfer of which a symbol has come.
@@ -51,16 +79,31 @@ struct Entry {
     symbol_came: Rc<Notify>,
 }
 
+/// Why a datagram is refused.
+enum Refused {
+    /// Its transfer has ended: late copies of symbols whose chunk is whole are usual.
+    Late,
+    /// No server sends it.
+    Stray,
+}
+
 impl Symbols {
-    /// Reads the connection's datagrams until it ends.
+    /// Reads the connection's datagrams until it ends, and ends it when too many are refused.
     #[must_use]
-    pub fn start(quic: &quinn::Connection) -> Self {
-        let table = Rc::new(Table::default());
+    pub fn start(quic: &quinn::Connection, refusals: Rc<Refusals>) -> Self {
+        let table = Rc::new(Table { refusals, ..Table::default() });
         let (quic, weak) = (quic.clone(), Rc::downgrade(&table));
         tokio::task::spawn_local(async move {
             while let Ok(datagram) = quic.read_datagram().await {
                 let Some(table) = weak.upgrade() else { return };
-                table.take(datagram, Instant::now());
+                if let Err(refused) = table.take(&datagram, Instant::now()) {
+                    table.note(&refused);
+                    if table.is_flooded() {
+                        tracing::warn!("a peer sends symbols that nobody asked for; its connection is closed");
+                        table.refusals.connections.set(table.refusals.connections.get() + 1);
+                        return quic.close(CLOSE_PROTOCOL, b"symbols that nobody asked for");
+                    }
+                }
             }
         });
         Self(table)
@@ -71,6 +114,7 @@ impl Symbols {
     pub fn expect(&self, len: usize, memory: Buffer, rtt: Duration) -> Transfer {
         let number = self.0.next.get();
         self.0.next.set(number.wrapping_add(1));
+        self.0.begun.set(self.0.begun.get() + 1);
         let symbol_came = Rc::new(Notify::new());
         let entry = Entry { state: State::Expected(len, memory), rtt, symbol_came: Rc::clone(&symbol_came) };
         self.0.transfers.borrow_mut().insert(number, entry);
@@ -83,37 +127,39 @@ impl Symbols {
         self.0.symbol_at.get().is_some_and(|at| now.saturating_duration_since(at) < LOSSY_FOR)
     }
 
-    /// Datagrams that were malformed or belonged to no transfer, since the last time this was asked.
+    /// The server has sent more than may be of what nobody asked for.
     #[must_use]
-    pub fn take_refused(&self) -> u64 {
-        self.0.refused.take()
+    pub fn is_flooded(&self) -> bool {
+        self.0.is_flooded()
     }
 }
 
 impl Table {
-    fn take(&self, datagram: Bytes, now: Instant) {
+    fn take(&self, datagram: &[u8], now: Instant) -> Result<(), Refused> {
         if datagram.is_empty() {
-            return; // a pulse
+            return Ok(()); // a pulse
         }
-        let Ok((header, symbol)) = SymbolHeader::parse(&datagram) else { return self.refuse() };
+        let (header, symbol) = SymbolHeader::parse(datagram).map_err(|_| Refused::Stray)?;
         let mut transfers = self.transfers.borrow_mut();
-        // Late copies of symbols whose chunk is whole are usual; so are those of a transfer that was given up.
-        let Some(entry) = transfers.get_mut(&header.transfer) else { return self.refuse() };
+        let never_was = self.begun.get() == 0 || !is_newer(self.next.get(), header.transfer);
+        let ended = if never_was { Refused::Stray } else { Refused::Late };
+        let entry = transfers.get_mut(&header.transfer).ok_or(ended)?;
         if let State::Expected(len, _) = entry.state {
             // The first symbol tells how the chunk is cut: the answer may come later.
             entry.symbol_came.notify_one();
             if ChunkShape::new(len, symbol.len()).is_err()
                 || begin(&mut transfers, header.transfer, symbol.len(), now).is_err()
             {
-                return self.refuse();
+                return Err(Refused::Stray);
             }
         }
         let Some(Entry { state: State::Running(assembly), symbol_came, .. }) = transfers.get_mut(&header.transfer)
         else {
-            return self.refuse();
+            return Err(Refused::Stray);
         };
-        if assembly.handle_symbol(header.block, header.symbol, header.closing, symbol, now) == Outcome::Impossible {
-            self.refuse();
+        match assembly.handle_symbol(header.block, header.symbol, header.closing, symbol, now) {
+            Outcome::Kept | Outcome::NotNeeded => {}
+            Outcome::Impossible | Outcome::Excess => return Err(Refused::Stray),
         }
         self.symbol_at.set(Some(now));
         if assembly.is_ready() || header.closing {
@@ -131,10 +177,19 @@ impl Table {
                 }
             }
         }
+        Ok(())
     }
 
-    fn refuse(&self) {
-        self.refused.set(self.refused.get() + 1);
+    fn note(&self, refused: &Refused) {
+        self.refusals.datagrams.set(self.refusals.datagrams.get() + 1);
+        match refused {
+            Refused::Late => self.late.set(self.late.get() + 1),
+            Refused::Stray => self.strays.set(self.strays.get() + 1),
+        }
+    }
+
+    fn is_flooded(&self) -> bool {
+        self.strays.get() > STRAYS_MAX || self.late.get() > LATE_EACH * self.begun.get()
     }
 }
 
