@@ -128,6 +128,8 @@ struct ShareReport {
   symbolsAskedAgain @7 :UInt64;
   parityUnused @8 :UInt64;
   chunksBad @9 :UInt32;
+  symbolsSent @10 :UInt64;
+  symbolsLost @11 :UInt64;
 }
 
 struct ContentReport {
@@ -158,6 +160,7 @@ struct PeerReport {
   lossBp @7 :Int64;
   throughputBps @8 :Int64;
   sampleAgeMs @9 :Int64;
+  offences @10 :UInt32;
 }
 
 enum WorkerState {

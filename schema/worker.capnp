@@ -137,6 +137,8 @@ struct Share {
   symbolsAskedAgain @5 :UInt64;
   parityUnused @6 :UInt64;
   chunksBad @7 :UInt32;
+  symbolsSent @8 :UInt64;
+  symbolsLost @9 :UInt64;
 }
 
 struct Event {

@@ -66,6 +66,7 @@ counters! {
     #[gauge x] SocketBufferMissing "socket_buffer_missing_bytes" "Bytes of UDP socket buffer that the kernel refuses.";
     RequestsStalled "requests_stalled" "Chunk requests of peers given up because the peer took nothing, or did not go on, in time.";
     AnswersRefused "answers_refused" "Answers of peers that broke the protocol; each ends that peer's part in the fetch.";
+    SymbolsLost "symbols_lost" "FEC symbols that must have been sent and had not come when their chunk was whole.";
 }
 
 /// Words in a worker's segment.

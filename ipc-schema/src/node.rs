@@ -228,6 +228,10 @@ pub struct ShareReport {
     pub chunks_by_stream: u32,
     /// Verified chunks that came as FEC symbols.
     pub chunks_by_fec: u32,
+    /// Symbols that must have been sent: the data, parity up to the last that came, and what was asked for again.
+    pub symbols_sent: u64,
+    /// Of these, symbols that had not come when their chunk was whole.
+    pub symbols_lost: u64,
     /// Symbols received.
     pub symbols_received: u64,
     /// Data symbols rebuilt from parity.
@@ -296,6 +300,8 @@ pub struct PeerReport {
     pub throughput_bps: Option<u64>,
     /// Age of the newest sample.
     pub sample_age_ms: Option<u64>,
+    /// Times that a fetch gave it up because it sent wrong bytes or broke the protocol, since this controller started.
+    pub offences: u32,
 }
 
 impl Eq for PeerReport {}

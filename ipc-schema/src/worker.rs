@@ -288,6 +288,10 @@ pub struct Share {
     pub chunks_by_stream: u32,
     /// Verified chunks that came as FEC symbols.
     pub chunks_by_fec: u32,
+    /// Symbols that must have been sent: the data, parity up to the last that came, and what was asked for again.
+    pub symbols_sent: u64,
+    /// Of these, symbols that had not come when their chunk was whole.
+    pub symbols_lost: u64,
     /// Symbols that were received.
     pub symbols_received: u64,
     /// Data symbols that were rebuilt from parity.
@@ -306,6 +310,8 @@ impl Share {
         self.bytes += other.bytes;
         self.chunks_by_stream += other.chunks_by_stream;
         self.chunks_by_fec += other.chunks_by_fec;
+        self.symbols_sent += other.symbols_sent;
+        self.symbols_lost += other.symbols_lost;
         self.symbols_received += other.symbols_received;
         self.symbols_repaired += other.symbols_repaired;
         self.symbols_asked_again += other.symbols_asked_again;

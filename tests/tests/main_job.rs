@@ -50,6 +50,11 @@ fn work_is_divided_over_workers_and_both_sides_of_a_lossy_path_repair_it() {
     assert_eq!(workers.len(), 2, "{shares:?}");
     let sum = |key: &str| shares.iter().map(|share| share[key].as_u64().unwrap()).sum::<u64>();
     assert!(sum("chunks_by_fec") > 0 && sum("symbols_repaired") + sum("symbols_asked_again") > 0, "{shares:?}");
+    // Nothing comes twice here, so what was sent came or was lost; of 100 symbols 5 are.
+    let (sent, lost, received) = (sum("symbols_sent"), sum("symbols_lost"), sum("symbols_received"));
+    assert!(lost > 0 && sent <= lost + received && lost * 100 > sent && lost * 100 < 20 * sent, "{shares:?}");
+    assert!(lost >= sum("symbols_repaired"), "each repaired symbol was lost: {shares:?}");
+    assert!(sum("parity_unused") < received, "{shares:?}");
 }
 
 #[test]

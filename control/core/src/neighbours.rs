@@ -55,6 +55,8 @@ struct Neighbour {
     /// What the path to it carried when it was last used.
     known: Option<KnownPath>,
     sampled_at: Option<Instant>,
+    /// Times that it sent wrong bytes or broke the protocol.
+    offences: u32,
 }
 
 /// All nodes that are known.
@@ -151,6 +153,13 @@ impl Neighbours {
             known.has_session = false;
             known.lost_at = Some(now);
             why.clone_into(&mut known.trouble);
+        }
+    }
+
+    /// A node sent wrong bytes or broke the protocol.
+    pub fn handle_offence(&mut self, node: NodeId) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.offences = known.offences.saturating_add(1);
         }
     }
 
@@ -252,6 +261,7 @@ impl Neighbours {
             jitter_us: known.jitter_us.map(|value| value as u32),
             loss_bp: known.loss_bp.map(|value| value as u16),
             throughput_bps: known.throughput_bps.map(|value| value as u64),
+            offences: known.offences,
             sample_age_ms: known
                 .sampled_at
                 .map(|at| u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)),
@@ -398,6 +408,9 @@ mod tests {
         assert_eq!((report.latency_us, report.jitter_us), (Some(11_000), Some(8_000)));
         assert_eq!((report.loss_bp, report.throughput_bps), (Some(500), Some(2 << 20)));
         assert_eq!(report.sample_age_ms, Some(2000));
+        assert_eq!(report.offences, 0);
+        store.handle_offence(A);
+        assert_eq!(store.reports(now)[0].offences, 1);
     }
 
     #[test]

@@ -252,6 +252,8 @@ fn report(worker: WorkerIndex, node: NodeId, share: &Share) -> ShareReport {
         bytes: share.bytes,
         chunks_by_stream: share.chunks_by_stream,
         chunks_by_fec: share.chunks_by_fec,
+        symbols_sent: share.symbols_sent,
+        symbols_lost: share.symbols_lost,
         symbols_received: share.symbols_received,
         symbols_repaired: share.symbols_repaired,
         symbols_asked_again: share.symbols_asked_again,

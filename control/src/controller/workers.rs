@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pangea_ipc::counter;
-use pangea_ipc::failure::Failure;
+use pangea_ipc::failure::{Failure, FailureCode};
 use pangea_ipc::ids::WorkerIndex;
 use pangea_ipc::node::{WorkerReport, WorkerState};
 use pangea_ipc::rpc::{RegistrarService, WorkerClient, serve_registrar};
@@ -173,6 +173,9 @@ async fn handle(node: &Rc<Node>, worker: WorkerIndex, event: Event) {
         Event::Starved { job, .. } => fetches::handle(node, job, fetches::News::Starved),
         Event::SourceLost { job, node: peer, why } => {
             tracing::warn!(%job, %peer, %why, "source lost");
+            if why.code == FailureCode::Corrupt {
+                node.neighbours.borrow_mut().handle_offence(peer);
+            }
             fetches::handle(node, job, fetches::News::SourceLost { peer, why });
         }
         Event::ReadDone(_) => {}

@@ -159,7 +159,9 @@ pub fn peers(out: &Output, client: &Client) -> Result<(), CtlError> {
 }
 
 fn peers_table(peers: &[PeerReport]) -> String {
-    let heading = ["NODE", "ADDRESS", "STATE", "WORKERS", "LATENCY", "JITTER", "LOSS", "FROM IT", "SAMPLED", "TROUBLE"];
+    let heading = [
+        "NODE", "ADDRESS", "STATE", "WORKERS", "LATENCY", "JITTER", "LOSS", "FROM IT", "SAMPLED", "OFFENCES", "TROUBLE",
+    ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     let dash = || "-".to_owned();
     for peer in peers {
@@ -174,6 +176,7 @@ fn peers_table(peers: &[PeerReport]) -> String {
             peer.loss_bp.map_or_else(dash, |loss| format!("{:.2} %", f64::from(loss) / 100.0)),
             peer.throughput_bps.map_or_else(dash, |bps| format!("{}/s", size(bps))),
             peer.sample_age_ms.map_or_else(dash, |age| format!("{:.1} s ago", age as f64 / 1000.0)),
+            peer.offences.to_string(),
             peer.trouble.clone(),
         ]);
     }

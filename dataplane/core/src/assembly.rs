@@ -45,6 +45,10 @@ pub enum Outcome {
 /// What happened on the way, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
+    /// Symbols that the server must have sent: the data, parity up to the last that came, and what was asked for again.
+    pub sent: u64,
+    /// Of these, symbols that had not come when the chunk was whole.
+    pub lost: u64,
     /// Symbols that came, whatever became of them.
     pub received: u64,
     /// Data symbols rebuilt from parity.
@@ -63,6 +67,8 @@ struct Block {
     data_count: usize,
     /// Parity symbols by number, at most as many as data symbols were missing when they came.
     parity: Vec<(usize, Vec<u8>)>,
+    /// Parity symbols up to the last that came, needed or not.
+    parity_sent: usize,
 }
 
 impl Block {
@@ -141,7 +147,7 @@ impl<M: ChunkMemory> Assembly<M> {
         }
         let block = |index| {
             let k = shape.block(index)?.k;
-            Some(Block { k, data: vec![false; k], data_count: 0, parity: Vec::new() })
+            Some(Block { k, data: vec![false; k], data_count: 0, parity: Vec::new(), parity_sent: 0 })
         };
         let blocks = (0..shape.blocks()).filter_map(block).collect();
         let mut assembly = Self {
@@ -191,6 +197,7 @@ impl<M: ChunkMemory> Assembly<M> {
                 }
             }
             Some(parity) => {
+                state.parity_sent = state.parity_sent.max(parity + 1);
                 let known = state.parity.iter().any(|(number, _)| *number == parity);
                 if known || state.is_ready() {
                     self.tally.parity_unused += 1;
@@ -292,7 +299,10 @@ impl<M: ChunkMemory> Assembly<M> {
             let repaired = codec.rebuild(self.shape, chunk, index, here, &parity)?;
             self.tally.repaired += repaired as u64;
             self.tally.parity_unused += (block.parity.len() - repaired) as u64;
+            self.tally.sent += (block.k + block.parity_sent) as u64;
         }
+        self.tally.sent += self.tally.asked_again;
+        self.tally.lost = self.tally.sent.saturating_sub(self.tally.received);
         Ok((self.memory, 0..len, self.tally))
     }
 
@@ -369,7 +379,7 @@ mod tests {
     #[test]
     fn without_loss_nothing_is_asked_again_and_nothing_decoded() {
         let (_, tally) = transfer(256 << 10, 0, |_| false);
-        assert_eq!(tally, Tally { received: 263, ..Tally::default() });
+        assert_eq!(tally, Tally { sent: 263, received: 263, ..Tally::default() });
         let (_, tally) = transfer(256 << 10, 3, |_| false);
         assert_eq!((tally.repaired, tally.asked_again, tally.parity_unused), (0, 0, 6));
     }
@@ -379,9 +389,11 @@ mod tests {
         // Symbols 10, 20, 30 of 263 are lost: two of block 1 and one... all covered by 3 parity symbols a block.
         let (_, tally) = transfer(256 << 10, 3, |serial| [10, 20, 30].contains(&serial));
         assert_eq!((tally.repaired, tally.asked_again), (3, 0));
+        assert_eq!((tally.sent, tally.lost), (263 + 6, 3));
         // Five of one block are lost: three from parity, two asked again.
         let (_, tally) = transfer(256 << 10, 3, |serial| [2, 4, 6, 8, 10].contains(&serial));
         assert_eq!((tally.repaired, tally.asked_again), (3, 2));
+        assert_eq!((tally.sent, tally.lost), (263 + 6 + 2, 5));
     }
 
     proptest! {

@@ -359,13 +359,16 @@ impl<'a> Driver<'a> {
                 counters.add(Id::ChunksByStream, 1);
                 share.chunks_by_stream += 1;
             }
-            Came::BySymbols(Tally { received, repaired, asked_again, parity_unused }) => {
+            Came::BySymbols(Tally { sent, lost, received, repaired, asked_again, parity_unused }) => {
                 counters.add(Id::ChunksByFec, 1);
                 counters.add(Id::SymbolsReceived, received);
+                counters.add(Id::SymbolsLost, lost);
                 counters.add(Id::SymbolsRepaired, repaired);
                 counters.add(Id::SymbolsAskedAgain, asked_again);
                 counters.add(Id::SymbolsUnused, parity_unused);
                 share.chunks_by_fec += 1;
+                share.symbols_sent += sent;
+                share.symbols_lost += lost;
                 share.symbols_received += received;
                 share.symbols_repaired += repaired;
                 share.symbols_asked_again += asked_again;

@@ -282,6 +282,8 @@ fn write_job(report: &JobReport, mut to: wire::job_report::Builder<'_>) -> Resul
         to.set_bytes(share.bytes);
         to.set_chunks_by_stream(share.chunks_by_stream);
         to.set_chunks_by_fec(share.chunks_by_fec);
+        to.set_symbols_sent(share.symbols_sent);
+        to.set_symbols_lost(share.symbols_lost);
         to.set_symbols_received(share.symbols_received);
         to.set_symbols_repaired(share.symbols_repaired);
         to.set_symbols_asked_again(share.symbols_asked_again);
@@ -320,6 +322,8 @@ fn read_job(from: wire::job_report::Reader<'_>) -> Result<JobReport> {
                 bytes: share.get_bytes(),
                 chunks_by_stream: share.get_chunks_by_stream(),
                 chunks_by_fec: share.get_chunks_by_fec(),
+                symbols_sent: share.get_symbols_sent(),
+                symbols_lost: share.get_symbols_lost(),
                 symbols_received: share.get_symbols_received(),
                 symbols_repaired: share.get_symbols_repaired(),
                 symbols_asked_again: share.get_symbols_asked_again(),
@@ -372,6 +376,7 @@ fn write_peer_report(peer: &PeerReport, mut to: wire::peer_report::Builder<'_>) 
     to.set_loss_bp(or_minus_one(peer.loss_bp.map(u64::from)));
     to.set_throughput_bps(or_minus_one(peer.throughput_bps));
     to.set_sample_age_ms(or_minus_one(peer.sample_age_ms));
+    to.set_offences(peer.offences);
     write_optional(peer.address, to.init_address());
     Ok(())
 }
@@ -393,6 +398,7 @@ fn read_peer_report(from: wire::peer_report::Reader<'_>) -> Result<PeerReport> {
         loss_bp: figure("loss", from.get_loss_bp())?,
         throughput_bps: figure("throughput", from.get_throughput_bps())?,
         sample_age_ms: figure("sample age", from.get_sample_age_ms())?,
+        offences: from.get_offences(),
     })
 }
 

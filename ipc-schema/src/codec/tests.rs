@@ -58,7 +58,18 @@ fn source() -> w::Source {
 
 fn events() -> Vec<Event> {
     let why = Failure::corrupt("x");
-    let share = w::Share { bytes: 1, chunks_by_fec: 2, parity_unused: 3, chunks_bad: 4, ..w::Share::default() };
+    let share = w::Share {
+        bytes: 1,
+        chunks_by_stream: 2,
+        chunks_by_fec: 3,
+        symbols_sent: 4,
+        symbols_lost: 5,
+        symbols_received: 6,
+        symbols_repaired: 7,
+        symbols_asked_again: 8,
+        parity_unused: 9,
+        chunks_bad: 10,
+    };
     let known = w::KnownPath { rate: 6, rtt_us: 7 };
     let sample = w::PathSample {
         rtt_us: 1,
@@ -215,11 +226,13 @@ fn every_program_message_survives_the_wire() {
         bytes: 1,
         chunks_by_stream: 2,
         chunks_by_fec: 3,
-        symbols_received: 4,
-        symbols_repaired: 5,
-        symbols_asked_again: 6,
-        parity_unused: 7,
-        chunks_bad: 8,
+        symbols_sent: 4,
+        symbols_lost: 5,
+        symbols_received: 6,
+        symbols_repaired: 7,
+        symbols_asked_again: 8,
+        parity_unused: 9,
+        chunks_bad: 10,
     };
     let job = n::JobReport {
         job: JOB,
@@ -252,6 +265,7 @@ fn every_program_message_survives_the_wire() {
         loss_bp: Some(3),
         throughput_bps: Some(4),
         sample_age_ms: None,
+        offences: 3,
     };
     let one = n::WorkerReport {
         worker: WorkerIndex(1),

@@ -329,6 +329,8 @@ fn write_share(share: &Share, mut to: wire::share::Builder<'_>) {
     to.set_bytes(share.bytes);
     to.set_chunks_by_stream(share.chunks_by_stream);
     to.set_chunks_by_fec(share.chunks_by_fec);
+    to.set_symbols_sent(share.symbols_sent);
+    to.set_symbols_lost(share.symbols_lost);
     to.set_symbols_received(share.symbols_received);
     to.set_symbols_repaired(share.symbols_repaired);
     to.set_symbols_asked_again(share.symbols_asked_again);
@@ -341,6 +343,8 @@ fn read_share(from: wire::share::Reader<'_>) -> Share {
         bytes: from.get_bytes(),
         chunks_by_stream: from.get_chunks_by_stream(),
         chunks_by_fec: from.get_chunks_by_fec(),
+        symbols_sent: from.get_symbols_sent(),
+        symbols_lost: from.get_symbols_lost(),
         symbols_received: from.get_symbols_received(),
         symbols_repaired: from.get_symbols_repaired(),
         symbols_asked_again: from.get_symbols_asked_again(),
