@@ -10,7 +10,7 @@ use pangea_control::controller::identity::Identity as NodeIdentity;
 use pangea_control::controller::noise;
 use pangea_dataplane::net::endpoint;
 use pangea_dataplane::net::tls::{Identity as WorkerIdentity, Pins};
-use pangea_dataplane_core::frame::{Answer, Mark, Part, REQUEST_LEN, Request, SymbolHeader};
+use pangea_dataplane_core::frame::{Answer, Mark, Part, REQUEST_LEN, Request, SYMBOL_HEADER_LEN, SymbolHeader};
 use pangea_fec::ChunkShape;
 use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::chunk_set::ChunkSet;
@@ -30,6 +30,12 @@ pub enum Lie {
     WrongBytes,
     /// Symbols of the right shape with wrong bytes.
     WrongSymbols,
+    /// Right symbols but for one byte of one.
+    PoisonedSymbol,
+    /// Right symbols but for one that is left out, and wrong parity in its place.
+    PoisonedParity,
+    /// Symbols without end that nobody asked for.
+    Strays(Stray),
     /// Symbols of a shape that cannot be.
     ImpossibleShape,
     /// Another length than the chunk has.
@@ -50,6 +56,23 @@ pub enum Lie {
     LateHalf,
     /// A size that fits the number of chunks but is not the content's, and bytes for it.
     OtherSize,
+}
+
+/// Symbols that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stray {
+    /// Of a transfer that never was.
+    UnknownTransfer,
+    /// Shorter and longer than announced.
+    WrongLength,
+    /// With numbers of blocks and symbols that the chunk does not have.
+    ImpossibleNumber,
+    /// No symbol datagrams at all.
+    Malformed,
+    /// The same symbol again and again.
+    Duplicates,
+    /// Those of a chunk that was sent rightly and is whole, again and again.
+    Replays,
 }
 
 /// A running impostor; ends when dropped.
@@ -89,6 +112,12 @@ impl Impostor {
         });
         let address = told.recv().unwrap();
         Self { address, answers, gate, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Who it says that it is.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.address.node.to_string()
     }
 
     /// `NODEID@HOST:PORT`.
@@ -314,25 +343,77 @@ async fn answer(
         }
         Lie::OtherLength => send.write_all(&Answer::Stream { len: len / 2 }.to_bytes()).await?,
         Lie::ImpossibleShape => send.write_all(&Answer::Fec { len, symbol_len: 1 }.to_bytes()).await?,
-        Lie::WrongSymbols => {
-            let symbol_len = 1000;
-            send.write_all(&Answer::Fec { len, symbol_len }.to_bytes()).await?;
-            let shape = ChunkShape::new(right.len(), usize::from(symbol_len))?;
-            for block in 0..u8::try_from(shape.blocks())? {
-                for symbol in 0..u8::try_from(shape.block(usize::from(block)).unwrap().k)? {
-                    let header = SymbolHeader { transfer: request.transfer, block, symbol, closing: false };
-                    let datagram = [&header.to_bytes()[..], &wrong[..usize::from(symbol_len)]].concat();
-                    connection.send_datagram_wait(datagram.into()).await?;
+        Lie::WrongSymbols | Lie::PoisonedSymbol | Lie::PoisonedParity => {
+            let mut symbols =
+                data_symbols(if state.lie == Lie::WrongSymbols { &wrong } else { right }, request.transfer);
+            let victim = &mut symbols[100];
+            match state.lie {
+                Lie::PoisonedSymbol => victim[SYMBOL_HEADER_LEN + 7] ^= 1,
+                Lie::PoisonedParity => {
+                    let block = victim[1];
+                    let k = ChunkShape::new(right.len(), SYMBOL_LEN)?.block(usize::from(block)).unwrap().k;
+                    *victim = datagram(request.transfer, block, u8::try_from(k)?, &[0x5a; SYMBOL_LEN]);
                 }
+                _ => {}
             }
-            let sent = u32::try_from(shape.data_symbols())?;
+            let sent = u32::try_from(symbols.len())?;
+            for symbol in symbols {
+                connection.send_datagram_wait(symbol.into()).await?;
+            }
+            send.write_all(&Answer::Fec { len, symbol_len: SYMBOL_LEN as u16 }.to_bytes()).await?;
             send.write_all(&Mark { sent }.to_bytes()).await?;
             let _ = recv.read_to_end(1 << 16).await;
+        }
+        Lie::Strays(stray) => {
+            let symbols = data_symbols(right, request.transfer);
+            // The first tells how the chunk is cut, whenever the answer comes.
+            connection.send_datagram_wait(symbols[0].clone().into()).await?;
+            send.write_all(&Answer::Fec { len, symbol_len: SYMBOL_LEN as u16 }.to_bytes()).await?;
+            let of = |transfer, block, symbol, len: usize| datagram(transfer, block, symbol, &wrong[..len]);
+            let strays = match stray {
+                Stray::UnknownTransfer => vec![of(request.transfer + 1000, 0, 1, SYMBOL_LEN)],
+                Stray::WrongLength => {
+                    [0, 1, SYMBOL_LEN - 1, SYMBOL_LEN + 1].map(|len| of(request.transfer, 0, 1, len)).into()
+                }
+                Stray::ImpossibleNumber => [(2, 0), (255, 0), (0, 255)]
+                    .map(|(block, symbol)| of(request.transfer, block, symbol, SYMBOL_LEN))
+                    .into(),
+                Stray::Malformed => vec![vec![], vec![0x53; 7], vec![0xff; 1000], request.to_bytes().to_vec()],
+                Stray::Duplicates => vec![symbols[0].clone()],
+                Stray::Replays => symbols,
+            };
+            if stray == Stray::Replays && chunk != 0 {
+                let _ = recv.read_to_end(1 << 16).await;
+            }
+            for datagram in strays.iter().cycle() {
+                connection.send_datagram_wait(datagram.clone().into()).await?;
+            }
         }
         _ => send.write_all(&[0xff; 4096]).await?,
     }
     send.finish()?;
     Ok(())
+}
+
+/// Bytes in a symbol of an impostor.
+const SYMBOL_LEN: usize = 1000;
+
+fn datagram(transfer: u32, block: u8, symbol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = SymbolHeader { transfer, block, symbol, closing: false };
+    [&header.to_bytes()[..], payload].concat()
+}
+
+/// The datagrams of a chunk without parity.
+fn data_symbols(chunk: &[u8], transfer: u32) -> Vec<Vec<u8>> {
+    let shape = ChunkShape::new(chunk.len(), SYMBOL_LEN).unwrap();
+    let symbols = (0..shape.blocks()).flat_map(|block| {
+        (0..shape.block(block).unwrap().k).map(move |symbol| {
+            let mut payload = chunk[shape.bytes(block, symbol).unwrap()].to_vec();
+            payload.resize(SYMBOL_LEN, 0);
+            datagram(transfer, block as u8, symbol as u8, &payload)
+        })
+    });
+    symbols.collect()
 }
 
 /// Tries to open a session; says why it was refused.

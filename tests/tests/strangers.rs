@@ -1,9 +1,11 @@
 //! Deny by default: who is not admitted gets nothing.
 
+use std::time::{Duration, Instant};
+
 use pangea_control::controller::identity::Identity;
 use pangea_ipc::failure::FailureCode;
 use pangea_ipc::peer::PeerResponse;
-use pangea_tests::impostor::{Impostor, Lie, guests_requests, knock, manifest_of};
+use pangea_tests::impostor::{Impostor, Lie, Stray, guests_requests, knock, manifest_of};
 use pangea_tests::{Node, NodeOptions, sample};
 
 const CHUNK: usize = 256 << 10;
@@ -111,6 +113,124 @@ fn wrong_bytes_are_charged_to_who_sent_them() {
 #[test]
 fn wrong_symbols_are_charged_to_who_sent_them() {
     is_found_out(Lie::WrongSymbols, "sent wrong bytes");
+}
+
+/// One wrong symbol in a chunk is found by the chunk's hash and charged to who sent it; the chunk comes from elsewhere, in
+/// the same get.
+fn is_poisoned(lie: Lie) {
+    let (node, impostor, bytes) = lied_to(lie);
+    let honest = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    honest.befriend(&node);
+    let id = honest.put(&node.file("offered"));
+    let path = node.file("got");
+    let got = node.json([
+        "get",
+        &id,
+        "--peer",
+        &impostor.address(),
+        "--peer",
+        &honest.address(),
+        "-o",
+        path.to_str().unwrap(),
+    ]);
+    assert!(std::fs::read(&path).unwrap() == bytes, "{lie:?}");
+    let shares = got["job"]["shares"].as_array().unwrap();
+    let share =
+        |of: &str| shares.iter().find(|share| share["node"] == of).unwrap_or_else(|| panic!("{of}: {shares:?}"));
+    let liar = share(&impostor.id());
+    assert!(liar["chunks_bad"].as_u64() > Some(0) && share(honest.id())["chunks_bad"] == 0, "{shares:?}");
+    // What the impostor sent last may be short of the symbol that it poisons, and then right.
+    assert!(liar["bytes"].as_u64() <= Some(9), "{shares:?}");
+    expect_counted(&node, "chunks_bad", 1);
+    expect_offence(&node, &impostor);
+}
+
+#[test]
+fn a_poisoned_symbol_is_found_by_the_hash_charged_to_who_sent_it_and_the_chunk_comes_from_elsewhere() {
+    is_poisoned(Lie::PoisonedSymbol);
+}
+
+#[test]
+fn poisoned_parity_is_found_by_the_hash_charged_to_who_sent_it_and_the_chunk_comes_from_elsewhere() {
+    is_poisoned(Lie::PoisonedParity);
+}
+
+/// Sum of a counter over the workers; waits until it is at least `least`, since workers publish it now and then.
+fn expect_counted(node: &Node, name: &str, least: u64) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let workers = node.json(["workers"]);
+        let counters = workers["workers"].as_array().unwrap().iter().flat_map(|w| w["counters"].as_array().unwrap());
+        let sum: u64 = counters.filter(|pair| pair[0] == name).map(|pair| pair[1].as_u64().unwrap()).sum();
+        if sum >= least {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{name} is {sum}, not {least}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn expect_offence(node: &Node, impostor: &Impostor) {
+    let listed = node.json(["peer", "ls"]);
+    let peers = listed["peers"].as_array().unwrap();
+    let offences = |of: &str| peers.iter().find(|peer| peer["node"] == of).unwrap()["offences"].as_u64().unwrap();
+    assert!(offences(&impostor.id()) > 0, "{listed}");
+    assert!(peers.iter().all(|peer| peer["node"] == impostor.id() || peer["offences"] == 0), "{listed}");
+}
+
+/// Symbols that nobody asked for are counted, cost their sender its connection and its part in the fetch, and nobody else
+/// anything.
+fn is_a_flood(stray: Stray) {
+    let lie = Lie::Strays(stray);
+    let (node, impostor, bytes) = lied_to(lie);
+    let honest = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    honest.befriend(&node);
+    let id = honest.put(&node.file("offered"));
+    let path = node.file("got");
+    let get = ["get", &id, "--peer", &impostor.address(), "--peer", &honest.address(), "-o", path.to_str().unwrap()];
+    let _ = node.ctl(get).ok();
+    assert!(std::fs::read(&path).unwrap() == bytes, "{lie:?}");
+    expect_counted(&node, "symbols_refused", 65);
+    expect_counted(&node, "peers_protocol_errors", 1);
+    // Also when nobody else has it: then the get ends and says why.
+    let _ = node.ctl(["rm", &id]).ok();
+    let _ = node.ctl(["peer", "rm", honest.id()]).ok();
+    drop(honest);
+    let run = node.ctl(["get", &id, "--peer", &impostor.address(), "-o", node.file("again").to_str().unwrap()]);
+    assert_ne!(run.code, Some(0), "{lie:?}");
+    assert!(run.stderr.contains("symbols that nobody asked for"), "{lie:?}: {}", run.stderr);
+    expect_counted(&node, "answers_refused", 1);
+    expect_offence(&node, &impostor);
+}
+
+#[test]
+fn symbols_of_unknown_transfers_end_the_connection() {
+    is_a_flood(Stray::UnknownTransfer);
+}
+
+#[test]
+fn symbols_of_wrong_length_end_the_connection() {
+    is_a_flood(Stray::WrongLength);
+}
+
+#[test]
+fn symbols_with_impossible_numbers_end_the_connection() {
+    is_a_flood(Stray::ImpossibleNumber);
+}
+
+#[test]
+fn datagrams_that_are_no_symbols_end_the_connection() {
+    is_a_flood(Stray::Malformed);
+}
+
+#[test]
+fn the_same_symbol_again_and_again_ends_the_connection() {
+    is_a_flood(Stray::Duplicates);
+}
+
+#[test]
+fn replays_of_a_chunk_that_is_whole_end_the_connection() {
+    is_a_flood(Stray::Replays);
 }
 
 #[test]
