@@ -8,6 +8,8 @@
 //! | `tests/demo.rs` | the demonstration leaves nothing behind |
 //! | `tests/strangers.rs` | unknown and hostile peers |
 //! | `tests/swarm.rs` | parts are served, peers tell of other holders |
+//! | `../dataplane/tests/hostile.rs` | a worker and admitted peers that abuse it |
+//! | `fuzz/` | strangers' bytes: fuzz targets, their corpus and its replay |
 //! | `tests/netlab.rs` | the emulated link is what its settings say (needs root) |
 //! | `tests/tidy.rs` | rules that compilers do not check |
 //! | `src/netlab/` | a link of our choice between two network namespaces |
