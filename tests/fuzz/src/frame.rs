@@ -2,7 +2,7 @@
 //! requests, the requester a stream of an answer and marks and datagrams that are symbols.
 
 use pangea_dataplane_core::frame::{
-    ANSWER_LEN, Answer, FrameError, MARK_LEN, Mark, REPAIR_LEN, REQUEST_LEN, Repair, Request, SYMBOL_HEADER_LEN,
+    ANSWER_LEN, Answer, FrameError, MARK_LEN, Mark, Part, REPAIR_LEN, REQUEST_LEN, Repair, Request, SYMBOL_HEADER_LEN,
     SymbolHeader,
 };
 use pangea_ipc::content::{CHUNK_SIZE, CONTENT_SIZE_MAX, Geometry};
@@ -64,7 +64,12 @@ fn check_request(request: Request) {
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request));
     assert_eq!(Request::parse_copy(&request.to_bytes()), Ok(request));
     assert!(request.size <= CONTENT_SIZE_MAX && request.overhead_max_pct <= 100, "{request:?}");
-    assert!(request.chunk < Geometry::new(request.size).unwrap().chunk_count(), "{request:?}");
+    let geometry = Geometry::new(request.size).unwrap();
+    let (number, count) = match request.part {
+        Part::Chunk(chunk) => (chunk, geometry.chunk_count()),
+        Part::Manifest(page) => (page, geometry.manifest_pages()),
+    };
+    assert!(number < count, "{request:?}");
 }
 
 fn symbol(datagram: &[u8]) {
