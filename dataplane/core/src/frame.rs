@@ -1,11 +1,13 @@
 //! The bytes between two workers. Every frame has an exact length; parsing is validating.
 //!
-//! The requester opens a bidirectional QUIC stream for each chunk, or page of a manifest, and sends a [`Request`]. The server answers on it with
-//! an [`Answer`]: the chunk follows on the stream, or comes as symbols in datagrams ([`SymbolHeader`]), after the last
-//! of which the server sends a [`Mark`]. The symbols say all that the answer does, so whoever has enough of them need not
-//! wait for it. On a lossy path a request that must not wait for its own repair goes twice: on its stream, and a moment
-//! later as a datagram of the same bytes; the server begins with whichever comes first. The requester then may send any number, up to a limit, of [`Repair`]s, each
-//! answered by symbols and a mark, and finishes its side when the chunk is whole. Integers are little-endian.
+//! The requester opens a bidirectional QUIC stream for each chunk, or page of a manifest, and sends a [`Request`]. The
+//! server answers on it with an [`Answer`]: the chunk follows on the stream, or comes as symbols in datagrams
+//! ([`SymbolHeader`]), after the last of which the server sends a [`Mark`]. The symbols say all that the answer does,
+//! so whoever has enough of them need not wait for it. On a lossy path a request that must not wait for its own repair
+//! goes twice: on its stream, and a moment later as a datagram of the same bytes; the server begins with whichever
+//! comes first. The requester then may send any number, up to a limit, of [`Repair`]s, each answered by symbols and a
+//! mark, and finishes its side when the chunk is whole. An empty datagram is a pulse: it says nothing but wants an
+//! acknowledgement. Integers are little-endian.
 
 use pangea_ipc::content::{CHAINING_VALUE_LEN, CHUNK_SIZE, CONTENT_SIZE_MAX, ChunkIndex, Geometry};
 use pangea_ipc::ids::ContentId;
