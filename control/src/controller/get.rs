@@ -93,7 +93,7 @@ async fn begin(
     }
     prepare(node).await;
     let dial_trouble = dial_named(node, peers).await;
-    let found = learn(node, content, &dial_trouble).await?;
+    let found = learn(node, content, !peers.is_empty(), &dial_trouble).await?;
     let held = node.holdings(content).await?.ok_or_else(|| Failure::internal("a manifest vanished"))?;
     Ok((sizes::settle(node, content, held, &found).await?, found))
 }
@@ -138,9 +138,11 @@ fn announced(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere)> {
 async fn learn(
     node: &Rc<Node>,
     content: ContentId,
+    named: bool,
     dial_trouble: &[Failure],
 ) -> Result<Vec<(NodeId, FoundHere)>, Failure> {
-    let found = announced(node, content);
+    // Whom the user names is to be asked, whoever else has announced it.
+    let found = if named { Vec::new() } else { announced(node, content) };
     // Who has announced it may have lost it since; then everybody is asked.
     if !found.is_empty() && fetches::get_manifest(node, content, &found).await.is_ok() {
         return Ok(found);
