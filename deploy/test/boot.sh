@@ -23,7 +23,7 @@ container=$!
 leader=''
 for _ in $(seq 100); do
     leader=$(pgrep -P "$container" || true)
-    [ -n "$leader" ] && [ -S "/proc/$leader/root/run/systemd/private" ] && break
+    [ -n "$leader" ] && nsenter -t "$leader" -m test -S /run/systemd/private && break
     sleep 0.1
 done
 [ -n "$leader" ] || { echo "boot.sh: the container did not start; see $root/boot.log" >&2; exit 1; }
@@ -48,22 +48,22 @@ running="$await; await 'test \$(pangeactl workers --json | grep -c \\\"running\\
 
 check 'the system is up' "$await; await 'systemctl is-system-running | grep -Eq \"running|degraded\"'"
 check 'install and start' "cd /opt/pangea && deploy/install.sh --enable --workers 2 && $running"
-check 'put' "head -c 300000000 /dev/urandom >/root/source; pangeactl put /root/source >/root/id"
+check 'put' "head -c 300000000 /dev/urandom >/srv/source; pangeactl put /srv/source >/srv/id"
 check 'workers are pinned and have the policy' "
     pangeactl workers --json | tr -d ' \n' | grep -q '\"cpu\":0.*\"revision\":1'"
 counted="$await; await 'pangeactl workers --json | tr -d \" \\n\" | grep -q put_bytes.,300000000'"
 check 'workers count' "$counted"
 check 'a restart of the controller leaves a transfer and the workers alone' '
     before=$(systemctl show -p MainPID --value pangea-worker@0 pangea-worker@1)
-    pangeactl get "$(cat /root/id)" -o - | (sleep 0.5; cat) >/root/copy & get=$!
+    pangeactl get "$(cat /srv/id)" -o - | (sleep 0.5; cat) >/srv/copy & get=$!
     sleep 0.2; systemctl restart pangea-controller; wait $get
-    cmp /root/source /root/copy
+    cmp /srv/source /srv/copy
     test "$before" = "$(systemctl show -p MainPID --value pangea-worker@0 pangea-worker@1)"'
 check 'the new controller knows the workers and reads their counters' \
     "$running; $counted"
 check 'what is killed comes back' "
     kill -9 \$(systemctl show -p MainPID --value pangea-controller pangea-worker@1)
-    $running; rm /root/copy; pangeactl get \"\$(cat /root/id)\" -o /root/copy; cmp /root/source /root/copy"
+    $running; rm /srv/copy; pangeactl get \"\$(cat /srv/id)\" -o /srv/copy; cmp /srv/source /srv/copy"
 check 'the watchdogs are fed' 'sleep 20; test "$(systemctl show -p NRestarts --value pangea-worker@0)" = 0'
 check 'nothing failed' 'test -z "$(systemctl --failed --no-legend)"'
 check 'uninstall' '

@@ -63,7 +63,8 @@ pub struct Accepted {
     pub node: NodeId,
 }
 
-/// What a controller may ask of a worker. Every command is answered at once; long work reports by [`Event`].
+/// What a controller may ask of a worker. Every command is answered at once, but for
+/// [`ManifestPage`](Self::ManifestPage), which waits for a peer; long work reports by [`Event`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Replace the whole policy. Allowed always; an older revision than the one in force is refused.

@@ -378,7 +378,7 @@ async fn answer(
                 Stray::ImpossibleNumber => [(2, 0), (255, 0), (0, 255)]
                     .map(|(block, symbol)| of(request.transfer, block, symbol, SYMBOL_LEN))
                     .into(),
-                Stray::Malformed => vec![vec![], vec![0x53; 7], vec![0xff; 1000], request.to_bytes().to_vec()],
+                Stray::Malformed => vec![vec![0x53; 1], vec![0x53; 7], vec![0xff; 1000], request.to_bytes().to_vec()],
                 Stray::Duplicates => vec![symbols[0].clone()],
                 Stray::Replays => symbols,
             };

@@ -5,7 +5,7 @@
 //! Measured with 5 % loss in bursts of eight: one transfer of two stood still for 1 to 4 s. So while something is owed on
 //! a connection and nothing is heard, an empty datagram goes out four times a round trip, and the window is a little
 //! wider for each, since it may be full. The first of them that arrives is acknowledged, which shows the transport what
-//! else was lost. A path that has collapsed is sent a thousandth of what it carried, and that for ten round trips only.
+//! else was lost. A path that has collapsed is sent twelve packets a round trip by it at most, for ten round trips.
 
 use std::cell::Cell;
 use std::rc::Rc;
