@@ -1,5 +1,6 @@
 //! Which worker brings which chunks from whom.
 
+use pangea_ipc::address::Endpoint;
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::ids::WorkerIndex;
 use pangea_ipc::worker::{SOURCES_MAX, Source};
@@ -27,6 +28,13 @@ pub fn stripe(missing: &ChunkSet, workers: &[WorkerIndex]) -> Vec<(WorkerIndex, 
     shares
 }
 
+/// Whom of a peer's workers a worker talks to: that of the same number, so that all of both nodes are used. `None` when it
+/// has none.
+#[must_use]
+pub fn partner(theirs: &[Endpoint], ours: WorkerIndex) -> Option<Endpoint> {
+    theirs.get(usize::from(ours.0).checked_rem(theirs.len())?).copied()
+}
+
 /// The sources worth telling workers of: those that hold something that is missing, those that hold most first, at most
 /// [`SOURCES_MAX`].
 #[must_use]
@@ -44,7 +52,6 @@ pub fn sources(mut holders: Vec<Source>, missing: &ChunkSet) -> Vec<Source> {
 
 #[cfg(test)]
 mod tests {
-    use pangea_ipc::address::Endpoint;
     use pangea_ipc::ids::{NodeId, WorkerKey};
     use proptest::prelude::*;
 

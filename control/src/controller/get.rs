@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pangea_control_core::catalog::Claim;
+use pangea_control_core::plan;
 use pangea_ipc::address::{Endpoint, PeerAddress};
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::{CHUNK_SIZE, Geometry};
@@ -18,6 +19,7 @@ use tracing::Instrument;
 
 use super::contents::make_room;
 use super::fetches::{self, State};
+use super::holders;
 use super::node::{Job, Node, command, fresh_job, now_s};
 use super::put::door;
 use super::sessions::dial_named;
@@ -87,7 +89,7 @@ async fn begin(
         if fetched || sizes::is_proven(&held) {
             return Ok((held, Vec::new()));
         }
-        let (found, _) = fetches::find(node, content).await;
+        let (found, _) = holders::find(node, content).await;
         let held = sizes::settle(node, content, held, &found).await?;
         return Ok((held, found));
     }
@@ -105,9 +107,7 @@ async fn prepare(node: &Rc<Node>) {
         node.sessions.borrow().keys().map(|peer| neighbours.workers(*peer).to_vec()).collect()
     };
     for (index, worker) in node.running() {
-        // Workers of the same number talk to each other.
-        let number = usize::from(index.0);
-        let partner = |workers: &Vec<Endpoint>| workers.get(number % workers.len().max(1)).copied();
+        let partner = |workers: &Vec<Endpoint>| plan::partner(workers, index);
         let partners: Vec<Endpoint> = endpoints.iter().filter_map(partner).take(WORKERS_MAX).collect();
         // Without it they connect when they ask.
         let _ = command(&worker, &Command::Connect(partners)).await;
@@ -144,13 +144,13 @@ async fn learn(
     // Whom the user names is to be asked, whoever else has announced it.
     let found = if named { Vec::new() } else { announced(node, content) };
     // Who has announced it may have lost it since; then everybody is asked.
-    if !found.is_empty() && fetches::get_manifest(node, content, &found).await.is_ok() {
+    if !found.is_empty() && holders::get_manifest(node, content, &found).await.is_ok() {
         return Ok(found);
     }
     let deadline = tokio::time::Instant::now() + HOLDER_WAIT;
     let mut changes = node.sessions_changed.subscribe();
     let found = loop {
-        let (found, _) = fetches::find(node, content).await;
+        let (found, _) = holders::find(node, content).await;
         // A node that has just started may still be dialling its peers.
         let more = node.neighbours.borrow().may_come(HOLDER_WAIT, Instant::now());
         if !found.is_empty() || !more || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
@@ -172,7 +172,7 @@ async fn learn(
     let (sizes, _) = node.doubts.borrow().ranked(content, told);
     let mut found = found;
     found.sort_by_key(|(_, here)| sizes.iter().position(|size| *size == here.size));
-    let (size, name) = fetches::get_manifest(node, content, &found).await?;
+    let (size, name) = holders::get_manifest(node, content, &found).await?;
     node.update_content(content, |record| {
         record.size = size;
         if record.name.is_empty() {

@@ -9,6 +9,7 @@
 //! | [`workers`] | the workers: start, register, command, listen to |
 //! | [`front_door`] | programs' requests |
 //! | [`put`], [`get`], [`verify`], [`contents`] | what these requests do |
+//! | [`holders`] | who holds a content, and its manifest |
 //! | [`fetches`] | bringing chunks here, from plan to catalog |
 //! | [`sizes`] | the size of a content, until its last chunk proves it |
 //! | [`catalog_db`] | what survives a restart |
@@ -21,6 +22,7 @@ pub mod contents;
 pub mod fetches;
 pub mod front_door;
 pub mod get;
+pub mod holders;
 pub mod identity;
 pub mod metrics;
 pub mod node;

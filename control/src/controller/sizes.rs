@@ -11,6 +11,7 @@ use pangea_ipc::worker::{Command, Holdings};
 
 use super::contents::make_room;
 use super::fetches::{self, Fetch, State};
+use super::holders;
 use super::node::{Node, command, fresh_job};
 
 /// The chunk that proves a size.
@@ -96,7 +97,7 @@ async fn adopt(
     }
     tracing::info!(%content, was = here.size, size, "taking another size for right");
     let theirs: Vec<_> = found.iter().filter(|(_, found)| found.size == size).cloned().collect();
-    fetches::get_manifest(node, content, &theirs).await?;
+    holders::get_manifest(node, content, &theirs).await?;
     for (_, worker) in node.await_running().await? {
         // It reads the manifest again when it needs it.
         command(&worker, &Command::Remove { content, delete: false }).await?;

@@ -6,6 +6,7 @@
 //! | [`endpoint`] | the UDP port and the transport parameters |
 //! | [`socket`] | joins sends of ten packets to larger ones |
 //! | [`congestion`] | how fast each connection sends |
+//! | [`pace`] | keeps the transport sending, and knows what it holds |
 //! | [`pulse`] | breaks the silence after a burst of losses |
 //! | [`fault`] | loses datagrams on purpose |
 //! | [`connections`] | one connection to each worker that this one asks |
@@ -19,6 +20,7 @@ pub mod connections;
 pub mod datagrams;
 pub mod endpoint;
 pub mod fault;
+pub mod pace;
 pub mod pulse;
 pub mod serve;
 pub mod socket;

@@ -21,14 +21,14 @@ use pangea_ipc::counter::Id;
 use pangea_ipc::ids::NodeId;
 use pangea_ipc::worker::{KnownPath, Pin};
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::sync::{Mutex, Notify, oneshot};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::congestion::{self, PathView};
 use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_STALLED, CLOSE_UNPINNED};
-use super::endpoint::{CONNECTION_WINDOW, DATAGRAM_SEND_BYTES};
+use super::pace::Pace;
 use super::pulse::{Heard, Pulse};
 use super::tls::shown_key;
 use crate::buffer::{Buffer, Shared};
@@ -89,9 +89,7 @@ struct Path {
     priority: Cell<i32>,
     transfers: RefCell<Transfers>,
     pulse: Pulse,
-    unsent: Unsent,
-    /// Tells those who wait in [`Path::catch_up`] of each beat.
-    beat: Notify,
+    pace: Pace,
 }
 
 /// Requests of which a copy may come, or came first.
@@ -150,6 +148,7 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
         view.set_known(Known { rate: rate as f64, rtt: Duration::from_micros(rtt_us.into()) });
     }
     let path = Rc::new(Path {
+        pace: Pace::new(&connection, &view),
         view,
         connection: connection.clone(),
         node,
@@ -157,11 +156,8 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
         priority: Cell::new(-1),
         transfers: RefCell::default(),
         pulse: Pulse::start(&connection, Heard::Acks),
-        unsent: Unsent::default(),
-        beat: Notify::new(),
     });
-    path.limit_unsent();
-    let mut time = std::pin::pin!(path.keep_time());
+    let mut time = std::pin::pin!(path.pace.keep());
     let patience = worker.patience.repair;
     let mut tick = interval(patience);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -297,7 +293,6 @@ async fn answer(
             path.priority.set(priority.checked_sub(1).unwrap_or(-1));
             let _ = send.set_priority(priority); // fails only when the peer has stopped the stream, as writing will
             send.write_all(&Answer::Stream { len }.to_bytes()).await.map_err(gone)?;
-            path.unsent.give(buffer.len(), path.connection.stats().path.current_mtu);
             path.write(&mut send, Bytes::from_owner(buffer), worker.patience.stall).await?;
             drop(turn);
             let _ = send.finish();
@@ -313,78 +308,18 @@ async fn answer(
     }
 }
 
-/// How much the transport was given and has not sent yet; it does not say so itself.
-#[derive(Default)]
-struct Unsent {
-    /// Bytes given, with the headers that they go out with.
-    given: Cell<u64>,
-}
-
-impl Unsent {
-    /// Bytes of header in a packet: short header with connection id and number (11), frame (9), tag (16).
-    const HEADERS: u64 = 36;
-
-    fn give(&self, bytes: usize, mtu: u16) {
-        let (bytes, mtu) = (bytes as u64, u64::from(mtu));
-        self.given.set(self.given.get() + bytes + bytes * Self::HEADERS / mtu.saturating_sub(Self::HEADERS).max(1));
-    }
-
-    /// Bytes not yet sent, about: a reckoning that begins anew whenever the transport has nothing to send.
-    fn bytes(&self, view: &PathView) -> u64 {
-        let carried = view.carried();
-        if view.is_idle() {
-            self.given.set(carried);
-        }
-        self.given.get().saturating_sub(carried)
-    }
-}
-
 impl Path {
     /// Gives a chunk to the transport, as it takes it.
     ///
     /// # Errors
     /// [`ServeError::Stalled`] when it takes nothing for `stall`.
     async fn write(&self, send: &mut SendStream, chunk: Bytes, stall: Duration) -> Result<(), ServeError> {
+        self.pace.note_given(chunk.len());
         let mut rest = [chunk];
         while rest.iter().any(|rest| !rest.is_empty()) {
             timeout(stall, send.write_chunks(&mut rest)).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
         }
         Ok(())
-    }
-
-    /// Waits until the transport has sent what it was given before, but for what keeps it busy. It sends datagrams before
-    /// streams: the symbols at the end of a transfer would overtake the windows of streams that wait in it, which would
-    /// then be the end, without parity (0.15 s at 150 ms and 1 % loss).
-    async fn catch_up(&self) {
-        while self.unsent.bytes(&self.view) > DATAGRAM_SEND_BYTES as u64 && self.connection.close_reason().is_none() {
-            self.beat.notified().await;
-        }
-    }
-
-    /// Keeps the transport sending, until the connection ends. Its pacer holds the sending of 2 ms at most and loses what
-    /// it is not asked for in time; its own timer comes 1 to 3 ms after the last packet, and between acknowledgements
-    /// nothing else asks. Measured in the first flight on a path of 300 Mbit/s: 240 Mbit/s without this.
-    async fn keep_time(&self) -> ! {
-        /// The grain of the timers.
-        const BEAT: Duration = Duration::from_millis(1);
-        loop {
-            self.view.news().await;
-            sleep(BEAT).await;
-            // What it may hold follows the window, which in start-up doubles each round trip.
-            self.limit_unsent();
-            self.beat.notify_waiters();
-        }
-    }
-
-    /// Lets the transport hold a few windows only: what waits there goes out after the symbols of chunks that were asked
-    /// for later. What has arrived counts as held until all before it has, which on a lossy path takes the window that it
-    /// was sent in, that of its repair, and often one more.
-    fn limit_unsent(&self) {
-        const WINDOWS: u64 = 4;
-        /// Two chunks, so that there is always something to send.
-        const UNSENT: u64 = 512 << 10;
-        let limit = self.view.window() * WINDOWS + UNSENT;
-        self.connection.set_send_window(limit.min(CONNECTION_WINDOW.into()));
     }
 }
 
@@ -471,9 +406,9 @@ impl Symbols {
         // One allocation for the datagrams of the chunk.
         let mut memory = BytesMut::with_capacity(order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len()));
         let closing_from = order.len().saturating_sub(CLOSING);
-        timeout(self.worker.patience.stall, self.path.catch_up()).await.map_err(|_| ServeError::Stalled)?;
+        timeout(self.worker.patience.stall, self.path.pace.catch_up()).await.map_err(|_| ServeError::Stalled)?;
         let given = order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len());
-        self.path.unsent.give(given, self.path.connection.stats().path.current_mtu);
+        self.path.pace.note_given(given);
         for (place, (block, symbol)) in order.into_iter().enumerate() {
             self.send(&mut memory, block, symbol, place >= closing_from, &rows).await?;
         }
