@@ -231,6 +231,7 @@ async fn sample(worker: Rc<Worker>) {
         tick.tick().await;
         let elapsed_ms = u32::try_from(last.elapsed().as_millis()).unwrap_or(u32::MAX);
         last = Instant::now();
+        worker.connections.close_unused();
         let connections = worker.connections.all();
         worker.counters.set(Id::Connections, connections.len() as u64);
         let (datagrams, broken) = worker.connections.refusals().take();

@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pangea_control_core::catalog::Claim;
-use pangea_control_core::plan;
-use pangea_ipc::address::{Endpoint, PeerAddress};
+use pangea_ipc::address::PeerAddress;
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::{CHUNK_SIZE, Geometry};
 use pangea_ipc::failure::Failure;
@@ -14,7 +13,7 @@ use pangea_ipc::ids::{ContentId, JobId, NodeId, Token, WorkerIndex};
 use pangea_ipc::node::{Door, Opened};
 use pangea_ipc::peer::FoundHere;
 use pangea_ipc::rpc::WorkerClient;
-use pangea_ipc::worker::{Command, Holdings, ReadPlan, WORKERS_MAX};
+use pangea_ipc::worker::{Command, Holdings, ReadPlan};
 use tracing::Instrument;
 
 use super::contents::make_room;
@@ -82,7 +81,6 @@ async fn begin(
         if wanted(whole, range).is_ok_and(|wanted| wanted.is_subset_of(&held.held)) {
             return Ok((held, Vec::new()));
         }
-        prepare(node).await;
         // Others may have what these do not.
         dial_named(node, peers).await;
         let fetched = node.fetches.borrow().iter().any(|fetch| fetch.content == content);
@@ -93,25 +91,10 @@ async fn begin(
         let held = sizes::settle(node, content, held, &found).await?;
         return Ok((held, found));
     }
-    prepare(node).await;
     let dial_trouble = dial_named(node, peers).await;
     let found = learn(node, content, !peers.is_empty(), &dial_trouble).await?;
     let held = node.holdings(content).await?.ok_or_else(|| Failure::internal("a manifest vanished"))?;
     Ok((sizes::settle(node, content, held, &found).await?, found))
-}
-
-/// Has the workers connect to those of all peers meanwhile: by the time it is known who holds what is wanted, they can ask.
-async fn prepare(node: &Rc<Node>) {
-    let endpoints: Vec<Vec<Endpoint>> = {
-        let neighbours = node.neighbours.borrow();
-        node.sessions.borrow().keys().map(|peer| neighbours.workers(*peer).to_vec()).collect()
-    };
-    for (index, worker) in node.running() {
-        let partner = |workers: &Vec<Endpoint>| plan::partner(workers, index);
-        let partners: Vec<Endpoint> = endpoints.iter().filter_map(partner).take(WORKERS_MAX).collect();
-        // Without it they connect when they ask.
-        let _ = command(&worker, &Command::Connect(partners)).await;
-    }
 }
 
 /// Who holds a content, as peers have announced it: then nobody needs to be asked before its manifest and its chunks are.

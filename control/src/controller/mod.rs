@@ -6,6 +6,7 @@
 //! | [`identity`] | the node's key |
 //! | [`noise`] | a stream to another node that is who it says it is |
 //! | [`sessions`] | one session with each peer: dial, accept, ping, ask, answer |
+//! | [`ahead`] | connections between workers before anything is asked for |
 //! | [`workers`] | the workers: start, register, command, listen to |
 //! | [`front_door`] | programs' requests |
 //! | [`put`], [`get`], [`verify`], [`contents`] | what these requests do |
@@ -17,6 +18,7 @@
 //! | [`node`] | the state that all of these share |
 //! | [`run`] | puts it together |
 
+pub mod ahead;
 pub mod catalog_db;
 pub mod contents;
 pub mod fetches;

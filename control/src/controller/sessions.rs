@@ -23,6 +23,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
+use super::ahead;
 use super::node::{Node, Session, chance, count, now_s, unexpected};
 use super::noise::{self, NoiseError};
 use crate::lookup::Written;
@@ -328,6 +329,7 @@ async fn talk(node: &Rc<Node>, peer: NodeId, session: &Session, up: Option<Rc<No
                 match timeout(PING_TIME, session.client.call(&PeerRequest::Ping(nonce))).await {
                     Ok(Ok(PeerResponse::Pong(same))) if same == nonce => {
                         node.neighbours.borrow_mut().handle_pong(peer, asked.elapsed(), Instant::now());
+                        ahead::connect(node, peer);
                     }
                     Ok(Err(error)) if error.is_disconnected() => return error.to_string(),
                     _ if node.neighbours.borrow_mut().handle_ping_missed(peer) => {
@@ -347,7 +349,7 @@ async fn talk(node: &Rc<Node>, peer: NodeId, session: &Session, up: Option<Rc<No
     }
 }
 
-fn take_introduction(node: &Node, peer: NodeId, remote: SocketAddr, theirs: Introduction) {
+fn take_introduction(node: &Rc<Node>, peer: NodeId, remote: SocketAddr, theirs: Introduction) {
     let reachable = |worker: Endpoint| {
         let mut worker = worker;
         if worker.address.ip().is_unspecified() {
@@ -358,6 +360,7 @@ fn take_introduction(node: &Node, peer: NodeId, remote: SocketAddr, theirs: Intr
     let workers = theirs.workers.into_iter().map(reachable).collect();
     node.neighbours.borrow_mut().set_workers(peer, workers);
     node.pins_changed.notify_one();
+    ahead::connect(node, peer);
 }
 
 /// Asks a peer; a refusal is an error.

@@ -82,7 +82,7 @@ impl PathView {
         self.known_rate.store(known.rate as u64, Relaxed);
     }
 
-    /// What the path carries now; `None` before it has shown anything.
+    /// What is worth remembering of the path; `None` before it has shown anything.
     #[must_use]
     pub fn known(&self) -> Option<Known> {
         let (rate, rtt) = (self.rate.load(Relaxed), self.rtt_us.load(Relaxed));
@@ -107,8 +107,8 @@ impl PathView {
     fn publish(&self, model: &Congestion, window: u64) {
         self.widened.store(0, Relaxed);
         // Float-to-integer casts saturate.
-        self.rate.store(model.rate() as u64, Relaxed);
-        self.rtt_us.store(model.rtt().map_or(0, micros), Relaxed);
+        self.rate.store(model.known().map_or(0, |known| known.rate as u64), Relaxed);
+        self.rtt_us.store(model.known().map_or(0, |known| micros(known.rtt)), Relaxed);
         self.window.store(window, Relaxed);
         let loss = model.loss();
         self.loss_ppm.store((loss.share * 1e6) as u32, Relaxed);

@@ -1,6 +1,6 @@
 //! The connections that this worker opens: one to each worker of a peer that it asks, kept while it is used.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use pangea_ipc::address::Endpoint as PeerEndpoint;
 use pangea_ipc::ids::WorkerKey;
 use quinn::{ClientConfig, Connecting, ConnectionError, Endpoint, Incoming, ServerConfig, VarInt};
 use tokio::sync::Mutex;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::congestion::Law;
 use super::datagrams::{Refusals, Symbols};
@@ -21,6 +21,9 @@ use super::tls::{Identity, KeyError, Pins, SERVER_NAME};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Connections kept at most, to and from peers each.
 pub const CONNECTIONS_MAX: usize = 256;
+/// A connection is kept so long after it was last wanted. The controller wants those to connected peers with every ping,
+/// each 5 s: six of them missed mean that the peer, or the controller, has gone.
+const UNUSED_TIME: Duration = Duration::from_secs(30);
 /// Of those from peers, connections that one worker of a peer may have: it needs one, and one that broke is noticed only
 /// after a while.
 pub const CONNECTIONS_EACH: usize = 8;
@@ -75,7 +78,13 @@ pub struct Outgoing {
     pub pulse: Pulse,
 }
 
-type Slot = Rc<Mutex<Option<Rc<Outgoing>>>>;
+/// The connection to one worker of a peer, or the attempt at one.
+#[derive(Default)]
+struct Slot {
+    open: Mutex<Option<Rc<Outgoing>>>,
+    /// When somebody last wanted it.
+    wanted_at: Cell<Option<Instant>>,
+}
 
 /// All connections of this worker.
 pub struct Connections {
@@ -83,7 +92,7 @@ pub struct Connections {
     identity: Arc<Identity>,
     server: ServerConfig,
     law: Arc<Law>,
-    outgoing: RefCell<HashMap<WorkerKey, Slot>>,
+    outgoing: RefCell<HashMap<WorkerKey, Rc<Slot>>>,
     incoming: RefCell<HashMap<usize, (WorkerKey, quinn::Connection)>>,
     refusals: Rc<Refusals>,
 }
@@ -123,14 +132,15 @@ impl Connections {
         let slot = {
             let mut outgoing = self.outgoing.borrow_mut();
             if outgoing.len() >= CONNECTIONS_MAX && !outgoing.contains_key(&peer.key) {
-                outgoing.retain(|_, slot| slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(is_open)));
+                outgoing.retain(|_, slot| slot.is_used());
                 if outgoing.len() >= CONNECTIONS_MAX {
                     return Err(ConnectError::TooMany);
                 }
             }
             Rc::clone(outgoing.entry(peer.key).or_default())
         };
-        let mut slot = slot.lock().await;
+        slot.wanted_at.set(Some(Instant::now()));
+        let mut slot = slot.open.lock().await;
         if let Some(open) = slot.as_ref().filter(|open| is_open(open)) {
             return Ok(Rc::clone(open));
         }
@@ -200,10 +210,15 @@ impl Connections {
     pub fn all(&self) -> Vec<(WorkerKey, quinn::Connection)> {
         let outgoing = self.outgoing.borrow();
         let opened = outgoing.iter().filter_map(|(key, slot)| {
-            let slot = slot.try_lock().ok()?;
+            let slot = slot.open.try_lock().ok()?;
             slot.as_ref().filter(|open| is_open(open)).map(|open| (*key, open.quic.clone()))
         });
         opened.chain(self.incoming.borrow().values().cloned()).collect()
+    }
+
+    /// Closes connections that nobody has wanted for [`UNUSED_TIME`] and over which nothing comes.
+    pub fn close_unused(&self) {
+        self.outgoing.borrow_mut().retain(|_, slot| slot.is_used());
     }
 
     /// What was refused of what servers sent.
@@ -221,7 +236,7 @@ impl Connections {
     }
 }
 
-/// Close code: the worker ends.
+/// Close code: the worker ends, or wants nothing more.
 pub const CLOSE_DONE: VarInt = VarInt::from_u32(0);
 /// Close code: the peer's key is pinned no more.
 pub const CLOSE_UNPINNED: VarInt = VarInt::from_u32(1);
@@ -231,6 +246,20 @@ pub const CLOSE_PROTOCOL: VarInt = VarInt::from_u32(2);
 pub const CLOSE_LIMIT: VarInt = VarInt::from_u32(3);
 /// Close code: the peer takes nothing of what it asked for.
 pub const CLOSE_STALLED: VarInt = VarInt::from_u32(4);
+
+impl Slot {
+    /// Whether it is being opened, something comes over it, or somebody has wanted it lately. What is not is closed.
+    fn is_used(&self) -> bool {
+        let Ok(open) = self.open.try_lock() else { return true };
+        let Some(open) = open.as_ref().filter(|open| is_open(open)) else { return false };
+        let lately = self.wanted_at.get().is_some_and(|at| at.elapsed() < UNUSED_TIME);
+        let used = lately || Rc::strong_count(open) > 1;
+        if !used {
+            open.quic.close(CLOSE_DONE, b"not used");
+        }
+        used
+    }
+}
 
 fn is_open(open: &Rc<Outgoing>) -> bool {
     open.quic.close_reason().is_none()

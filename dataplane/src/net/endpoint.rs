@@ -43,9 +43,9 @@ const ACK_EVERY_PACKETS: u32 = 40;
 pub const ACK_DELAY_MAX: Duration = Duration::from_millis(1);
 
 /// Round trip assumed before one is measured: a lost packet of the handshake is sent again after three of these. RFC 9002
-/// has 333 ms, with which one transfer of ten at 5 % loss began a second late; on a longer path a few packets are sent
-/// once too often.
-const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// has 333 ms, with which one transfer of ten at 5 % loss began a second late; on a longer path two or three packets are
+/// sent once too often.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
 
 /// UDP payload that any path may have at most. The transport hands the kernel ten packets at a time, which together must
 /// not exceed the 65507 bytes of one IP packet: such a send would fail, and nobody would be told.

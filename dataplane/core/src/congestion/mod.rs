@@ -225,6 +225,14 @@ impl Congestion {
         self.rounds.rate()
     }
 
+    /// What is worth remembering of the path: `None` while so little was sent that it has shown no more than what is
+    /// assumed of any path.
+    #[must_use]
+    pub fn known(&self) -> Option<Known> {
+        let told = self.started_at.is_some() || self.rate() > INITIAL_RATE;
+        self.rtt().filter(|_| told).map(|rtt| Known { rate: self.rate(), rtt })
+    }
+
     /// The shortest round trip; `None` before the first.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
@@ -278,7 +286,9 @@ impl Congestion {
         let start_up = !idle && self.started_at.is_none_or(|at| sent < at);
         self.windows.handle_arrived(sent, self.mtu, !start_up);
         if self.phase == Phase::Startup {
-            let queue = rtt > self.rtt.shortest.mul_f64(STARTUP_RTT) + STARTUP_NOISE;
+            // A few packets on a path that is kept open for later have made no queue: whatever made it is not ours.
+            let ours = arrived + in_flight >= MIN_PACKETS * self.mtu;
+            let queue = ours && rtt > self.rtt.shortest.mul_f64(STARTUP_RTT) + STARTUP_NOISE;
             self.queue_acks = if queue { self.queue_acks + 1 } else { 0 };
             if self.queue_acks >= STARTUP_RTT_ACKS {
                 self.enter(Phase::Drain);

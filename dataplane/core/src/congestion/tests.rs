@@ -123,6 +123,28 @@ fn a_lost_packet_that_was_alone_in_its_round_says_nothing() {
     }
 }
 
+/// A connection that is kept open sees the queues of others; it is not to begin with the window of a path that is full.
+#[test]
+fn a_path_that_is_kept_open_is_started_on_when_it_is_used() {
+    #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
+    let start = Instant::now();
+    let mut control = Congestion::new(start, MTU as u16, None);
+    let mut ack = |control: &mut Congestion, number: u32, rtt: Duration| {
+        let sent = start + Duration::from_secs(3) * number;
+        control.handle_sent(sent, MTU, number.into());
+        control.handle_ack(sent + rtt, sent, MTU);
+        control.handle_acks_end(sent + rtt, 0, true, number.into());
+    };
+    ack(&mut control, 0, Duration::from_millis(50));
+    let window = control.window();
+    assert!(window as f64 >= INITIAL_RATE * 0.05 * 0.99, "{window}");
+    for number in 1..40 {
+        ack(&mut control, number, Duration::from_millis(120));
+    }
+    assert!(control.phase == Phase::Startup && control.window() >= window, "{:?} {}", control.phase, control.window());
+    assert_eq!(control.known(), None);
+}
+
 #[test]
 fn a_path_that_is_gone_is_started_on_again() {
     let mut simulation = Simulation::new(PLAIN, &[(0.0, Load::Endless)], 1, None);
