@@ -129,7 +129,7 @@ fn a_path_that_is_kept_open_is_started_on_when_it_is_used() {
     #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
     let start = Instant::now();
     let mut control = Congestion::new(start, MTU as u16, None);
-    let mut ack = |control: &mut Congestion, number: u32, rtt: Duration| {
+    let ack = |control: &mut Congestion, number: u32, rtt: Duration| {
         let sent = start + Duration::from_secs(3) * number;
         control.handle_sent(sent, MTU, number.into());
         control.handle_ack(sent + rtt, sent, MTU);
