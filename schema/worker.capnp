@@ -85,6 +85,7 @@ struct Pin {
   node @1 :Data;
   knownRate @2 :UInt64;      # bytes a second; 0 = nothing is known of the path
   knownRttUs @3 :UInt32;
+  knownLossPpm @4 :UInt32;
 }
 struct PutPlan { job @0 :UInt64; token @1 :Data; allowance @2 :UInt64; }
 struct Allow { job @0 :UInt64; allowance @1 :UInt64; }
@@ -180,4 +181,5 @@ struct Path {
   elapsedMs @5 :UInt32;
   rate @6 :UInt64;
   rttMinUs @7 :UInt32;
+  lossPpm @8 :UInt32;        # what the path loses by itself
 }

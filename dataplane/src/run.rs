@@ -253,6 +253,7 @@ async fn sample(worker: Rc<Worker>) {
                 known: congestion::view(connection).known().map(|known| KnownPath {
                     rate: known.rate as u64,
                     rtt_us: u32::try_from(known.rtt.as_micros()).unwrap_or(u32::MAX),
+                    loss_ppm: (known.loss * 1e6) as u32,
                 }),
             };
             worker.counters.add(Id::PacketsSent, sample.packets_sent);

@@ -204,6 +204,8 @@ pub struct KnownPath {
     pub rate: u64,
     /// Its shortest round trip.
     pub rtt_us: u32,
+    /// Packets of a million that it lost by itself; more than a million counts as a million.
+    pub loss_ppm: u32,
 }
 
 /// One content on its way in from a local program.

@@ -45,6 +45,7 @@ pub struct PathView {
     dispersion_milli: AtomicU32,
     known_rate: AtomicU64,
     known_rtt_us: AtomicU64,
+    known_loss_ppm: AtomicU32,
     widened: AtomicU64,
     /// Bytes sent and not lost.
     carried: AtomicU64,
@@ -79,6 +80,7 @@ impl PathView {
     /// Tells the controller what the path carried when it was last used; of use only before much was sent.
     pub fn set_known(&self, known: Known) {
         self.known_rtt_us.store(micros(known.rtt), Relaxed);
+        self.known_loss_ppm.store((known.loss * 1e6) as u32, Relaxed);
         self.known_rate.store(known.rate as u64, Relaxed);
     }
 
@@ -86,7 +88,8 @@ impl PathView {
     #[must_use]
     pub fn known(&self) -> Option<Known> {
         let (rate, rtt) = (self.rate.load(Relaxed), self.rtt_us.load(Relaxed));
-        (rate > 0 && rtt > 0).then(|| Known { rate: rate as f64, rtt: Duration::from_micros(rtt) })
+        let known = || Known { rate: rate as f64, rtt: Duration::from_micros(rtt), loss: self.loss().share };
+        (rate > 0 && rtt > 0).then(known)
     }
 
     /// Bytes that may be in flight.
@@ -119,7 +122,8 @@ impl PathView {
     fn take_known(&self) -> Option<Known> {
         let rate = self.known_rate.swap(0, Relaxed);
         let rtt = Duration::from_micros(self.known_rtt_us.load(Relaxed));
-        (rate > 0).then_some(Known { rate: rate as f64, rtt })
+        let loss = f64::from(self.known_loss_ppm.load(Relaxed)) / 1e6;
+        (rate > 0).then_some(Known { rate: rate as f64, rtt, loss })
     }
 }
 

@@ -144,8 +144,9 @@ async fn serve_connection(worker: &Rc<Worker>, connection: Connection) {
     Span::current().record("node", tracing::field::display(node));
     tracing::debug!("a peer connected");
     let view = congestion::view(&connection);
-    if let Some(KnownPath { rate, rtt_us }) = known {
-        view.set_known(Known { rate: rate as f64, rtt: Duration::from_micros(rtt_us.into()) });
+    if let Some(KnownPath { rate, rtt_us, loss_ppm }) = known {
+        let (rtt, loss) = (Duration::from_micros(rtt_us.into()), f64::from(loss_ppm) / 1e6);
+        view.set_known(Known { rate: rate as f64, rtt, loss });
     }
     let path = Rc::new(Path {
         pace: Pace::new(&connection, &view),

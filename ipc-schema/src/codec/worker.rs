@@ -133,6 +133,7 @@ pub(crate) fn write_command(command: &Command, mut to: wire::command::Builder<'_
                 to.set_node(&pin.node.0);
                 to.set_known_rate(pin.known.map_or(0, |known| known.rate));
                 to.set_known_rtt_us(pin.known.map_or(0, |known| known.rtt_us));
+                to.set_known_loss_ppm(pin.known.map_or(0, |known| known.loss_ppm));
             }
         }
         Command::Put(plan) => {
@@ -200,7 +201,7 @@ pub(crate) fn read_command(from: wire::command::Reader<'_>) -> Result<Command> {
             Ok(Pin {
                 key: WorkerKey(bytes("worker key", pin.get_key()?)?),
                 node: node_id(pin.get_node()?)?,
-                known: known_path(pin.get_known_rate(), pin.get_known_rtt_us()),
+                known: known_path(pin.get_known_rate(), pin.get_known_rtt_us(), pin.get_known_loss_ppm()),
             })
         })?),
         w::Put(plan) => {
@@ -257,8 +258,8 @@ pub(crate) fn read_command(from: wire::command::Reader<'_>) -> Result<Command> {
     })
 }
 
-fn known_path(rate: u64, rtt_us: u32) -> Option<KnownPath> {
-    (rate > 0 && rtt_us > 0).then_some(KnownPath { rate, rtt_us })
+fn known_path(rate: u64, rtt_us: u32, loss_ppm: u32) -> Option<KnownPath> {
+    (rate > 0 && rtt_us > 0).then_some(KnownPath { rate, rtt_us, loss_ppm })
 }
 
 pub(crate) fn write_reply(reply: &Reply, mut to: wire::reply::Builder<'_>) -> Result<()> {
@@ -428,6 +429,7 @@ fn write_event(event: &Event, mut to: wire::event::Builder<'_>) -> Result<()> {
             to.set_elapsed_ms(sample.elapsed_ms);
             to.set_rate(sample.known.map_or(0, |known| known.rate));
             to.set_rtt_min_us(sample.known.map_or(0, |known| known.rtt_us));
+            to.set_loss_ppm(sample.known.map_or(0, |known| known.loss_ppm));
         }
         Event::StoreFailed(failure) => write_failure(failure, to.init_store_failed()),
         Event::Drained => to.set_drained(()),
@@ -493,7 +495,7 @@ fn read_event(from: wire::event::Reader<'_>) -> Result<Event> {
                 packets_lost: path.get_packets_lost(),
                 bytes_received: path.get_bytes_received(),
                 elapsed_ms: path.get_elapsed_ms(),
-                known: known_path(path.get_rate(), path.get_rtt_min_us()),
+                known: known_path(path.get_rate(), path.get_rtt_min_us(), path.get_loss_ppm()),
             };
             Event::Path { node: node_id(path.get_node()?)?, sample }
         }

@@ -98,6 +98,16 @@ impl Rounds {
         if self.full.rounds < 1.0 { self.low.share() } else { self.low.share().min(self.full.share()) }
     }
 
+    /// What the path lost when it was last used: what is sent first is protected by it, and what is then seen outweighs
+    /// it soon.
+    pub(super) fn set_known_loss(&mut self, share: f64) {
+        /// About the first flight of an object.
+        const WEIGHT: f64 = 256.0 * 1024.0;
+        if self.low.rounds <= 0.0 {
+            self.low = Losses { sent: WEIGHT, lost: WEIGHT * share.clamp(0.0, 1.0), rounds: 0.5 };
+        }
+    }
+
     /// A packet was sent.
     pub(super) fn handle_sent(&mut self, now: Instant, bytes: u64) {
         if self.rounds.is_empty() {

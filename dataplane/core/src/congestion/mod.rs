@@ -92,6 +92,8 @@ pub struct Known {
     pub rate: f64,
     /// Its shortest round trip.
     pub rtt: Duration,
+    /// Share of packets that it lost by itself, 0 to 1.
+    pub loss: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +200,7 @@ impl Congestion {
         let same = self.rtt().is_none_or(|rtt| rtt < known.rtt * 2 && known.rtt < rtt * 2);
         if self.phase == Phase::Startup && same {
             self.window = self.window.max((known.rate * known.rtt.as_secs_f64() / 2.0) as u64);
+            self.rounds.set_known_loss(known.loss);
         }
     }
 
@@ -230,7 +233,7 @@ impl Congestion {
     #[must_use]
     pub fn known(&self) -> Option<Known> {
         let told = self.started_at.is_some() || self.rate() > INITIAL_RATE;
-        self.rtt().filter(|_| told).map(|rtt| Known { rate: self.rate(), rtt })
+        self.rtt().filter(|_| told).map(|rtt| Known { rate: self.rate(), rtt, loss: self.rounds.loss() })
     }
 
     /// The shortest round trip; `None` before the first.

@@ -42,12 +42,22 @@ fn a_long_fast_path_is_filled_soon_and_sooner_when_it_is_known() {
     let seconds = 128.0 * 1.048_576 * 8.0 / (300.0 * 0.99);
     let fresh = share(link, seconds / 0.8, 1, None);
     assert!(fresh > 0.8, "{fresh}");
-    let known = Known { rate: 297e6 / 8.0, rtt: Duration::from_millis(150) };
+    let known = Known { rate: 297e6 / 8.0, rtt: Duration::from_millis(150), loss: 0.01 };
     let known = share(link, seconds / 0.88, 1, Some(known));
     assert!(known > 0.88, "{known}");
     let satellite = Link { mbit: 20.0, rtt_ms: 300.0, loss: 0.03, ..PLAIN };
     let satellite = share(satellite, 16.0 * 1.048_576 * 8.0 / 20.0 / 0.85, 1, None);
     assert!(satellite > 0.85, "{satellite}");
+}
+
+/// The first answer on a fresh connection went without parity, whatever the path had lost before.
+#[test]
+fn what_a_path_lost_before_is_believed_until_it_shows_otherwise() {
+    let known = Known { rate: 100e6 / 8.0, rtt: Duration::from_millis(50), loss: 0.05 };
+    let mut simulation = Simulation::new(PLAIN, &[(0.0, Load::Endless)], 1, Some(known));
+    assert!((simulation.control(0).loss().share - 0.05).abs() < 1e-6);
+    simulation.run_until(3.0);
+    assert!(simulation.control(0).loss().share < 0.002, "{:?}", simulation.control(0).loss());
 }
 
 #[test]
