@@ -54,6 +54,8 @@ pub enum Lie {
     ImpossibleSize,
     /// No lie: the right bytes, but those of the second half only after [`Impostor::release`].
     LateHalf,
+    /// Never an answer when it is asked what it holds.
+    Silence,
     /// A size that fits the number of chunks but is not the content's, and bytes for it.
     OtherSize,
 }
@@ -239,6 +241,7 @@ impl PeerService for Liar {
                     PeerResponse::Introduction(introduction(vec![state.worker]))
                 }
                 PeerRequest::Ping(nonce) => PeerResponse::Pong(nonce),
+                PeerRequest::Find(_) if state.lie == Lie::Silence => std::future::pending().await,
                 PeerRequest::Find(content) if content == state.manifest.id() => PeerResponse::Found(found(state)),
                 _ => PeerResponse::Refused(Failure::not_found("not here")),
             }

@@ -21,7 +21,7 @@ fn expect(node: &Node, arguments: &[&str], code: i32, text: &str) {
 fn every_kind_of_bad_input_names_the_thing_the_value_and_what_to_do() {
     let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
     let unknown = "0".repeat(64);
-    expect(&node, &["get", &unknown], 3, "none of the 0 connected peers has it");
+    expect(&node, &["get", &unknown], 3, "no peer is connected");
     expect(&node, &["get", "abc"], 2, "content id \"abc\" has 3 characters; it must have 64");
     expect(&node, &["get", "pangea1aaaaaaaa"], 2, "check sum");
     expect(&node, &["ticket", &unknown], 3, "is not on this node");

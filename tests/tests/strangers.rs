@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pangea_control::controller::identity::Identity;
+use pangea_control::controller::sessions::ASK_TIME;
 use pangea_ipc::failure::FailureCode;
 use pangea_ipc::peer::PeerResponse;
 use pangea_tests::impostor::{Impostor, Lie, Stray, guests_requests, knock, manifest_of};
@@ -153,6 +154,26 @@ fn a_poisoned_symbol_is_found_by_the_hash_charged_to_who_sent_it_and_the_chunk_c
 #[test]
 fn poisoned_parity_is_found_by_the_hash_charged_to_who_sent_it_and_the_chunk_comes_from_elsewhere() {
     is_poisoned(Lie::PoisonedParity);
+}
+
+#[test]
+fn a_peer_that_does_not_answer_holds_up_no_get() {
+    let (node, silent, bytes) = lied_to(Lie::Silence);
+    let _ = node.ctl(["peer", "add", &silent.address()]).ok();
+    let honest = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
+    // Before they know each other, so that it is not announced.
+    let id = honest.put(&node.file("offered"));
+    honest.befriend(&node);
+    let got = node.file("got");
+    let get = ["get", &id, "-o", got.to_str().unwrap(), "--json"];
+    let started = Instant::now();
+    let _ = node.ctl(get).ok();
+    let took = started.elapsed();
+    assert!(std::fs::read(&got).unwrap() == bytes);
+    assert!(took < ASK_TIME, "{took:?}");
+    let run = node.ctl(["get", &"0".repeat(64)]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("of the 2 connected peers 1 did not answer, and no other has it"), "{}", run.stderr);
 }
 
 /// Sum of a counter over the workers; waits until it is at least `least`, since workers publish it now and then.

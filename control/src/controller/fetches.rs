@@ -20,7 +20,7 @@ use pangea_ipc::worker::{Command, FetchPlan, Share, Source};
 use tokio::sync::{Notify, watch};
 use tracing::Instrument;
 
-use super::holders::find;
+use super::holders::{Search, Wait, find};
 use super::node::{Job, Node, command, fresh_job, now_s};
 
 /// A fetch for which nobody has some chunk fails after this time.
@@ -396,11 +396,11 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
 /// Who holds what, as far as peers with a session say now. Second: whether it is worth waiting for more. It is not when
 /// everybody who is known has answered, or has been found not to, and nobody has any of it.
 async fn current_sources(node: &Rc<Node>, fetch: &Fetch) -> (Vec<Source>, bool) {
-    let (found, all_answered) = find(node, fetch.content).await;
+    let Search { found, silent, .. } = find(node, fetch.content, Wait::All).await;
     // Who has some of it may be getting the rest, or its workers may be away for a moment.
     let some = found.iter().any(|(peer, here)| counts(fetch, *peer, here));
     let may_come = node.neighbours.borrow().may_come(STARVED_TIME, Instant::now());
-    (sources_of(node, fetch, found), some || may_come || !all_answered)
+    (sources_of(node, fetch, found), some || may_come || silent > 0)
 }
 
 /// Whether what a peer says to hold is of this content, and the peer has not been found out.

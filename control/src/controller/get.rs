@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::contents::make_room;
 use super::fetches::{self, State};
-use super::holders;
+use super::holders::{self, Wait};
 use super::node::{Job, Node, command, fresh_job, now_s};
 use super::put::door;
 use super::sessions::dial_named;
@@ -87,7 +87,7 @@ async fn begin(
         if fetched || sizes::is_proven(&held) {
             return Ok((held, Vec::new()));
         }
-        let (found, _) = holders::find(node, content).await;
+        let found = holders::find(node, content, Wait::Some).await.found;
         let held = sizes::settle(node, content, held, &found).await?;
         return Ok((held, found));
     }
@@ -132,28 +132,32 @@ async fn learn(
     }
     let deadline = tokio::time::Instant::now() + HOLDER_WAIT;
     let mut changes = node.sessions_changed.subscribe();
-    let found = loop {
-        let (found, _) = holders::find(node, content).await;
+    let search = loop {
+        let search = holders::find(node, content, Wait::Some).await;
         // A node that has just started may still be dialling its peers.
         let more = node.neighbours.borrow().may_come(HOLDER_WAIT, Instant::now());
-        if !found.is_empty() || !more || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
-            break found;
+        if !search.found.is_empty() || !more || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+            break search;
         }
     };
+    let mut found = search.found;
     if found.is_empty() {
         // Trouble with the node that was named is the answer, when there is any.
         if let Some(failure) = dial_trouble.first() {
             return Err(failure.clone());
         }
-        let asked = node.sessions.borrow().len();
+        let who = match (search.asked, search.silent) {
+            (0, _) => "no peer is connected".to_owned(),
+            (asked, 0) => format!("none of the {asked} connected peers has it"),
+            (asked, silent) => format!("of the {asked} connected peers {silent} did not answer, and no other has it"),
+        };
         return Err(Failure::not_found(format!(
-            "content {content} is not here, and none of the {asked} connected peers has it; name a holder with --peer \
-             or use a ticket (pangeactl peer ls shows who is connected)"
+            "content {content} is not here, and {who}; name a holder with --peer or use a ticket (pangeactl peer ls \
+             shows who is connected)"
         )));
     }
     let told = found.iter().map(|(_, here)| here.size);
     let (sizes, _) = node.doubts.borrow().ranked(content, told);
-    let mut found = found;
     found.sort_by_key(|(_, here)| sizes.iter().position(|size| *size == here.size));
     let (size, name) = holders::get_manifest(node, content, &found).await?;
     node.update_content(content, |record| {

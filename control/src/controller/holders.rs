@@ -5,7 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use pangea_control_core::catalog::Claim;
 use pangea_control_core::plan;
 use pangea_ipc::address::PeerAddress;
@@ -15,16 +18,38 @@ use pangea_ipc::ids::{ContentId, NodeId};
 use pangea_ipc::peer::{FoundHere, PeerRequest, PeerResponse};
 use pangea_ipc::runtime;
 use pangea_ipc::worker::{Command, ManifestPage, Reply};
+use tokio::time::{Instant, timeout_at};
 
 use super::node::{Node, Session, command, now_s, unexpected};
 use super::sessions::{ask, dial};
 
-/// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets. Second:
-/// whether all of them have answered.
-pub async fn find(node: &Rc<Node>, content: ContentId) -> (Vec<(NodeId, FoundHere)>, bool) {
+/// Whose answers a search waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Everybody's.
+    All,
+    /// Once somebody holds it, others have [`GRACE`] left: a peer that hangs is not to hold up a get.
+    Some,
+}
+
+/// Far peers answer within this time; together they tell more than the first, and of the right size when one lies.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What a search has found.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// Who holds some of it.
+    pub found: Vec<(NodeId, FoundHere)>,
+    /// Peers that were asked.
+    pub asked: usize,
+    /// Those of them from which no answer came, or none in time.
+    pub silent: usize,
+}
+
+/// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets.
+pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
     let mut asked: BTreeSet<NodeId> = BTreeSet::new();
-    let mut found = Vec::new();
-    let mut all_answered = true;
+    let mut search = Search::default();
     // Peers, then those whom peers tell of: hearsay of hearsay is not followed.
     for round in 0..2 {
         let sessions: Vec<(NodeId, Session)> = {
@@ -32,25 +57,34 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> (Vec<(NodeId, FoundHer
             sessions.iter().filter(|(peer, _)| !asked.contains(*peer)).map(|(peer, s)| (*peer, s.clone())).collect()
         };
         asked.extend(sessions.iter().map(|(peer, _)| *peer));
-        let answers = sessions
+        let mut answers: FuturesUnordered<_> = sessions
             .iter()
-            .map(|(peer, session)| async move { (*peer, ask(session, &PeerRequest::Find(content)).await) });
+            .map(|(peer, session)| async move { (*peer, ask(session, &PeerRequest::Find(content)).await) })
+            .collect();
         let mut hearsay: Vec<PeerAddress> = Vec::new();
-        for (peer, answer) in futures::future::join_all(answers).await {
+        let mut deadline = None;
+        search.asked += sessions.len();
+        search.silent += sessions.len();
+        while let Some((peer, answer)) = until(deadline, answers.next()).await {
+            search.silent -= 1;
             match answer {
                 Ok(PeerResponse::Found(answer)) => {
-                    found.extend(answer.here.map(|here| (peer, here)));
+                    search.found.extend(answer.here.map(|here| (peer, here)));
                     hearsay.extend(answer.others);
                 }
                 Ok(other) => tracing::debug!(%peer, failure = %unexpected(&other), "a peer was not understood"),
                 Err(failure) => {
                     // One that refuses has answered.
-                    all_answered &= failure.code == FailureCode::Denied;
+                    search.silent += usize::from(failure.code != FailureCode::Denied);
                     tracing::debug!(%peer, %failure, "a peer could not be asked");
                 }
             }
+            if wait == Wait::Some && !search.found.is_empty() {
+                deadline = deadline.or_else(|| Some(Instant::now() + GRACE));
+            }
         }
-        let follow = round == 0 && node.policy.borrow().policy.discovery_hearsay;
+        let enough = wait == Wait::Some && !search.found.is_empty();
+        let follow = round == 0 && !enough && node.policy.borrow().policy.discovery_hearsay;
         if !follow {
             break;
         }
@@ -62,7 +96,7 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> (Vec<(NodeId, FoundHer
         });
         futures::future::join_all(dials).await;
     }
-    for (peer, here) in &found {
+    for (peer, here) in &search.found {
         let peer = *peer;
         let known = node.catalog.borrow().get(content).and_then(|record| record.providers.get(&peer).copied());
         if known.is_none_or(|known| known.size != here.size) {
@@ -70,7 +104,15 @@ pub async fn find(node: &Rc<Node>, content: ContentId) -> (Vec<(NodeId, FoundHer
             node.update_content(content, |record| record.note_provider(peer, claim));
         }
     }
-    (found, all_answered)
+    search
+}
+
+/// The next answer, unless the time for answers is over.
+async fn until<T>(deadline: Option<Instant>, next: impl Future<Output = Option<T>>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, next).await.unwrap_or(None),
+        None => next.await,
+    }
 }
 
 /// Gets the manifest from whoever can prove one, and puts it in the store. Says the content's size and name.

@@ -108,7 +108,11 @@ fn every_worker_message_survives_the_wire() {
         Command::ApplyPolicy(policy()),
         Command::SetPins(vec![
             w::Pin { key: WorkerKey([1; 32]), node: NODE, known: None },
-            w::Pin { key: WorkerKey([2; 32]), node: NODE, known: Some(w::KnownPath { rate: 1, rtt_us: 2, loss_ppm: 3 }) },
+            w::Pin {
+                key: WorkerKey([2; 32]),
+                node: NODE,
+                known: Some(w::KnownPath { rate: 1, rtt_us: 2, loss_ppm: 3 }),
+            },
         ]),
         Command::Put(w::PutPlan { job: JOB, token: Token([3; 16]), allowance: 9 }),
         Command::Allow { job: JOB, allowance: 10 },
