@@ -11,6 +11,7 @@ use super::flow::{Flow, gbps};
 use super::nginx::nginx;
 use super::nodes::{Two, get};
 use super::report::{Goal, Row, median};
+use super::sendme::Sendme;
 use super::{Bench, Case};
 use crate::netlab::Pair;
 use crate::{Node, NodeOptions, sample};
@@ -167,8 +168,8 @@ impl<'a> Against<'a> {
     }
 }
 
-/// Gets over an undisturbed path against bare quinn streams, everything pinned.
-fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &str, goal: f64) {
+/// Gets over an undisturbed path against bare quinn streams, everything pinned. Says what the gets reached, in GB/s.
+fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &str, goal: f64) -> f64 {
     let against = Against::new(pair, bench.mib << 20);
     // In turns: what the machine does in one minute it may not do in the next.
     let (mut ours, mut own, mut bbr) = (Found::default(), Found::default(), Found::default());
@@ -185,19 +186,30 @@ fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &st
     let shown: Vec<_> = ours.rates.iter().map(|rate| format!("{rate:.2}")).collect();
     let note =
         format!("{}; of the faster stream; {}", shown.join(" "), ours.cpu_words(&["sender", "receiver", "program"]));
-    let row = Row::new(case, format!("get, {what}, pinned, verified, synced"), median(&ours.rates), "GB/s");
+    let reached = median(&ours.rates);
+    let row = Row::new(case, format!("get, {what}, pinned, verified, synced"), reached, "GB/s");
     bench.add(row.against(fastest).goal(Goal::AtLeast(goal)).note(note));
+    reached
 }
 
 /// A get over loopback with packets as Ethernet's against a bare quinn stream.
 pub fn loopback(bench: &mut Bench) {
     match Pair::loopback() {
-        Ok(pair) => against_streams(bench, "get", &pair, "loopback, MTU 1500", 0.6),
+        Ok(pair) => drop(against_streams(bench, "get", &pair, "loopback, MTU 1500", 0.6)),
         Err(why) => eprintln!("{why}: not measured with MTU 1500"),
     }
 }
 
-/// A get over a clean veth against a bare quinn stream.
+/// A get over a clean veth against a bare quinn stream, and against sendme.
 pub fn veth(bench: &mut Bench) {
-    against_streams(bench, "veth", &Pair::veth().unwrap(), "MTU 1500", 0.95);
+    let pair = Pair::veth().unwrap();
+    let ours = against_streams(bench, "veth", &pair, "MTU 1500", 0.95);
+    if bench.peer_seconds == 0 {
+        return;
+    }
+    let Some(sendme) = Sendme::find(&pair) else { return eprintln!("sendme is not installed: not compared") };
+    let theirs = repeat(bench.runs, || rate(&sendme.fetch(bench.mib << 20, LIMIT)));
+    bench.add(Row::new("veth", "one file, MTU 1500", theirs, "GB/s").who("sendme"));
+    let row = Row::new("veth", "get, in rates of sendme", ours / theirs, "times");
+    bench.add(row.goal(Goal::AtLeast(3.0)));
 }

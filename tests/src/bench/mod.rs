@@ -5,7 +5,7 @@
 //! | `path.rs` | the emulated paths and what each could carry |
 //! | `flow.rs` | bytes over time, and rates within them |
 //! | `nodes.rs` | two nodes at the ends of a path |
-//! | `tcp.rs`, `bare.rs`, `nginx.rs` | peers: TCP, a bare quinn stream, a web server |
+//! | `tcp.rs`, `bare.rs`, `nginx.rs`, `sendme.rs` | peers: TCP, a bare quinn stream, a web server, sendme |
 //! | `bulk.rs` | cases `lossy`, `long`, `satellite`, and the redundancy in them |
 //! | `objects.rs` | case `objects` |
 //! | `sharing.rs` | cases `fair`, `two`, `change` |
@@ -25,6 +25,7 @@ pub mod objects;
 pub mod path;
 pub mod plot;
 pub mod report;
+pub mod sendme;
 pub mod sharing;
 pub mod tcp;
 
@@ -98,20 +99,23 @@ impl Case {
 }
 
 /// What somebody else can do.
-pub enum Peer {
+pub enum Peer<'a> {
+    /// A program that sends a file.
+    Sendme(sendme::Sendme<'a>),
     /// A TCP flow.
     Tcp(tcp::Tcp),
     /// A bare quinn stream.
     Bare(Bare),
 }
 
-impl Peer {
+impl<'a> Peer<'a> {
     /// The peers of the cases over emulated paths: name and how to connect one.
-    const ALL: [&str; 4] = ["TCP BBR", "TCP CUBIC", "quinn BBR", "quinn CUBIC"];
+    const ALL: [&'static str; 5] = ["TCP BBR", "TCP CUBIC", "quinn BBR", "quinn CUBIC", "sendme"];
 
     /// Connects one over a path; `None` = not to be had here.
-    fn connect(name: &str, pair: &Pair) -> Option<Self> {
+    fn connect(name: &str, pair: &'a Pair) -> Option<Self> {
         match name {
+            "sendme" => sendme::Sendme::find(pair).map(Self::Sendme),
             "TCP BBR" => tcp::Tcp::connect(pair, "bbr").map(Self::Tcp),
             "TCP CUBIC" => tcp::Tcp::connect(pair, "cubic").map(Self::Tcp),
             "quinn BBR" => Some(Self::Bare(Bare::start(Some(pair), Law::Bbr, false))),
@@ -121,6 +125,7 @@ impl Peer {
 
     fn fetch(&mut self, bytes: u64, limit: Duration) -> flow::Flow {
         match self {
+            Self::Sendme(sendme) => sendme.fetch(bytes, limit),
             Self::Tcp(tcp) => tcp.fetch(bytes, limit),
             Self::Bare(bare) => bare.fetch(bytes, limit),
         }
