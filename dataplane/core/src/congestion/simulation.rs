@@ -47,19 +47,26 @@ impl Link {
     }
 }
 
-/// A rival: CUBIC (RFC 9438) in packets, without its TCP-friendly part, which plays no role at these sizes.
+/// A rival: CUBIC (RFC 9438) in packets, without its TCP-friendly part, which plays no role at these sizes, but with
+/// HyStart: a rival that leaves slow start early is the weaker one.
 #[derive(Clone)]
 struct Cubic {
     window: f64,
     max: f64,
     /// When it last gave way; `None` = in slow start.
     since: Option<f64>,
+    /// The shortest round trip, in seconds: slow start ends when one is an eighth longer (HyStart, as Linux has it).
+    shortest: f64,
 }
 
 impl Cubic {
-    fn handle_ack(&mut self, now: f64) {
+    fn handle_ack(&mut self, now: f64, rtt: f64) {
+        self.shortest = self.shortest.min(rtt);
         let Some(since) = self.since else {
             self.window += 1.0;
+            if self.window > 16.0 && rtt > self.shortest + (self.shortest / 8.0).clamp(0.004, 0.016) {
+                (self.max, self.since) = (self.window, Some(now));
+            }
             return;
         };
         let k = (self.max * 0.3 / 0.4).cbrt();
@@ -171,7 +178,7 @@ impl Simulation {
         let zero = Instant::now();
         let senders = flows.iter().map(|(starts, load)| Sender {
             control: match load {
-                Load::Rival => Control::Cubic(Cubic { window: 10.0, max: 0.0, since: None }),
+                Load::Rival => Control::Cubic(Cubic { window: 10.0, max: 0.0, since: None, shortest: f64::MAX }),
                 _ => Control::Ours(Box::new(Congestion::new(zero, MTU as u16, known))),
             },
             load: *load,
@@ -364,7 +371,7 @@ impl Simulation {
             let Some((number, sent)) = sender.flight.remove(at) else { continue };
             match &mut sender.control {
                 Control::Ours(ours) => ours.handle_ack(now, instant(sent), MTU),
-                Control::Cubic(cubic) => cubic.handle_ack(seconds),
+                Control::Cubic(cubic) => cubic.handle_ack(seconds, seconds - sent),
             }
             if number >= largest {
                 largest = number;
