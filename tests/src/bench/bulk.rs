@@ -73,7 +73,7 @@ fn peers(bench: &mut Bench, case: &'static str, path: &Path, bytes: u64) -> Vec<
     let mut found = Vec::new();
     for name in bench.peers(&format!("{case} {}", path.loss_words())) {
         let limit = bench.peer_limit();
-        let flows: Vec<Flow> = (1..=bench.runs as u64)
+        let flows: Vec<Flow> = (1..=bench.peer_runs as u64)
             .filter_map(|seed| {
                 let lab = path.lab(seed).unwrap();
                 Some(Peer::connect(name, lab.pair())?.fetch(bytes, limit))

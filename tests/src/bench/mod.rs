@@ -139,6 +139,8 @@ pub struct Bench {
     pub mib: u64,
     /// Repetitions; the median counts.
     pub runs: usize,
+    /// Repetitions of peers' transfers over emulated paths.
+    pub peer_runs: usize,
     /// Objects of the case `objects` that count.
     pub objects: usize,
     /// Seconds that flows share a bottleneck.

@@ -24,6 +24,9 @@ struct Arguments {
     /// Repeat each measurement and take the median
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// The same for peers on emulated paths, where each may take as long as --peer-seconds
+    #[arg(long, default_value_t = 3)]
+    peer_runs: usize,
     /// Measure only what has this in its name: "lossy 5 % pangea", "objects no loss TCP BBR", "fair alone"
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let mut bench = Bench {
         mib: arguments.mib,
         runs: arguments.runs.max(1),
+        peer_runs: arguments.peer_runs.max(1),
         objects: arguments.objects.max(1),
         seconds: arguments.seconds.max(2),
         peer_seconds: arguments.peer_seconds,
