@@ -28,7 +28,7 @@ use super::sessions::{ask, dial};
 pub enum Wait {
     /// Everybody's.
     All,
-    /// Once somebody holds it, others have [`GRACE`] left: a peer that hangs is not to hold up a get.
+    /// Once somebody holds it, others have half a second left: a peer that hangs is not to hold up a get.
     Some,
 }
 

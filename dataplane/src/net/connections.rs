@@ -216,7 +216,7 @@ impl Connections {
         opened.chain(self.incoming.borrow().values().cloned()).collect()
     }
 
-    /// Closes connections that nobody has wanted for [`UNUSED_TIME`] and over which nothing comes.
+    /// Closes connections that nobody has wanted for half a minute and over which nothing comes.
     pub fn close_unused(&self) {
         self.outgoing.borrow_mut().retain(|_, slot| slot.is_used());
     }
