@@ -297,7 +297,7 @@ pub struct PeerReport {
     /// Smoothed loss of data packets to it, in hundredths of a percent.
     pub loss_bp: Option<u16>,
     /// Smoothed rate of verified bytes from it while transfers ran, in bytes a second.
-    pub throughput_bps: Option<u64>,
+    pub throughput_bytes_per_s: Option<u64>,
     /// Age of the newest sample.
     pub sample_age_ms: Option<u64>,
     /// Times that a fetch gave it up because it sent wrong bytes or broke the protocol, since this controller started.

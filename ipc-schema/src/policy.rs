@@ -217,7 +217,7 @@ pub static KEYS: [Key; 10] = [
     Key {
         name: "congestion",
         takes: "auto, cubic, or rate: and bits a second such as rate:500M (100k to 1000G)",
-        help: "How fast workers send: by a model of the path, by CUBIC, or at a fixed rate on links that you own.",
+        help: "How fast workers send: by a model of the path, by CUBIC, or at a fixed rate for each connection, on links that you own.",
         set: |policy, text| {
             policy.congestion = match text {
                 "auto" => CongestionLaw::Auto,

@@ -38,6 +38,13 @@ fn every_kind_of_bad_input_names_the_thing_the_value_and_what_to_do() {
     expect(&node, &["worker", "drain", "9"], 3, "worker 9 is not running");
     expect(&node, &["put", "/does/not/exist"], 3, "/does/not/exist");
     expect(&node, &["put", "/proc"], 1, "is a folder");
+    expect(&node, &["policy", "set", "fec.mode=off", "fec.mode=auto"], 1, "is given twice");
+    for wrong in [&["ticket", "abc", "--json"][..], &["no-such-command", "--json"]] {
+        let run = node.ctl(wrong);
+        assert_eq!(run.code, Some(2), "{run:?}");
+        let document: serde_json::Value = serde_json::from_str(&run.stderr).unwrap();
+        assert_eq!(document["error"]["code"], "invalid", "{document}");
+    }
     let error = node.ctl(["get", &unknown, "--json"]);
     let document: serde_json::Value = serde_json::from_str(&error.stderr).unwrap();
     assert_eq!(document["error"]["code"], "not_found");

@@ -221,6 +221,66 @@ fn verify_says_what_is_lost_when_nobody_else_has_it() {
     let _ = node.ctl(["get", &id, "--range", "0-1000", "-o", part.to_str().unwrap()]).ok();
     let run = node.ctl(["get", &id, "-o", node.file("whole").to_str().unwrap()]);
     assert!(run.code != Some(0) && !node.file("whole").exists(), "{run:?}");
+    // It stays lost, whoever asks again; a get elsewhere ends and says so.
+    let run = node.ctl(["verify", &id]);
+    assert!(run.code == Some(1) && run.stderr.contains("1 chunks are lost"), "{run:?}");
+    let listed = node.ctl(["ls"]).ok();
+    assert!(listed.contains("75 %"), "{listed}");
+    let other = Node::start(one());
+    node.befriend(&other);
+    let run = other.ctl(["get", &id, "-o", other.file("whole").to_str().unwrap()]);
+    assert_eq!(run.code, Some(5), "{run:?}");
+    assert!(run.stderr.contains("no reachable node has all of content"), "{}", run.stderr);
+    // Put again it is whole, and nothing is lost.
+    assert_eq!(node.put(&source), id);
+    let _ = node.ctl(["verify", &id]).ok();
+}
+
+#[test]
+fn a_fixed_rate_is_kept_on_a_path_without_delay() {
+    let (a, b) = (Node::start(one()), Node::start(one()));
+    a.befriend(&b);
+    let source = a.file("source");
+    sample::write_file(&source, 10 * CHUNK, 4).unwrap();
+    let id = a.put(&source);
+    let _ = a.ctl(["policy", "set", "congestion=rate:20M"]).ok();
+    // 2.6 MB at 20 Mbit/s take 1.05 s, by stream or as symbols.
+    for mode in ["off", "always"] {
+        let _ = b.ctl(["policy", "set", &format!("fec.mode={mode}")]).ok();
+        let _ = b.ctl(["rm", &id]);
+        let took = b.json(["get", &id, "--force", "-o", b.file("got").to_str().unwrap()])["seconds"].as_f64().unwrap();
+        assert!((1.0..5.0).contains(&took), "{mode}: {took} s");
+    }
+}
+
+#[test]
+fn what_a_killed_get_left_is_removed_by_the_next_and_names_may_be_long() {
+    let node = Node::start(one());
+    let source = node.file(&"n".repeat(255));
+    sample::write_file(&source, 100, 4).unwrap();
+    let id = node.put(&source);
+    let folder = node.file("gets");
+    std::fs::create_dir(&folder).unwrap();
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    let left = folder.join(format!(".pangea-part-{}", ended.id()));
+    ended.wait().unwrap();
+    std::fs::write(&left, b"part").unwrap();
+    let own = folder.join(format!(".pangea-part-{}", std::process::id()));
+    std::fs::write(&own, b"of a process that lives").unwrap();
+    let run = node.ctl_command(["get", &id]).current_dir(&folder).output().unwrap();
+    assert!(run.status.success(), "{run:?}");
+    let run = node.ctl_command(["get", &id, "--range", "0-9"]).current_dir(&folder).output().unwrap();
+    assert!(!run.status.success(), "a range does not fit behind a name of 255 bytes: {run:?}");
+    assert!(std::fs::read(folder.join("n".repeat(255))).unwrap() == std::fs::read(&source).unwrap());
+    assert!(!left.exists() && own.exists());
+    let short = node.put(&{
+        let short = node.file("short");
+        sample::write_file(&short, 100, 5).unwrap();
+        short
+    });
+    let run = node.ctl_command(["get", &short, "--range", "0-9"]).current_dir(&folder).output().unwrap();
+    assert!(run.status.success(), "{run:?}");
+    assert_eq!(std::fs::metadata(folder.join("short.0-9")).unwrap().len(), 10);
 }
 
 #[test]
@@ -272,8 +332,10 @@ fn verify_of_all_names_every_damaged_content() {
         of.map(|damage| damage["content"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!((of(false), of(true)), (lost.clone(), BTreeSet::from([repaired.clone()])), "{report}");
-    // What was lost is not held any more, so there is nothing wrong with what is held.
-    assert_eq!(node.json(["verify"])["contents_damaged"], 0);
+    // What was lost is missing since, and stays lost however often it is looked for.
+    let run = node.ctl(["verify", "--json"]);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((run.code, &report["contents_damaged"], &report["chunks_bad"]), (Some(1), &2.into(), &0.into()));
     // For people: all of them in the table, those that are not whole again in the error.
     lost.iter().for_each(|id| {
         assert_eq!(node.ctl(["rm", id]).code, Some(0));
@@ -332,7 +394,7 @@ fn a_path_to_a_node_that_was_only_asked_is_measured_too() {
     wait_for("figures of the path", || {
         let peers = b.json(["peer", "ls"]);
         let peer = &peers["peers"][0];
-        peer["node"] == a.id() && peer["throughput_bps"].as_u64().is_some_and(|rate| rate > 0)
+        peer["node"] == a.id() && peer["throughput_bytes_per_s"].as_u64().is_some_and(|rate| rate > 0)
     });
 }
 
@@ -412,4 +474,9 @@ fn a_folder_or_port_that_another_node_uses_is_named_with_its_owner() {
     let text = start(&folder.path().join("state"), &address.to_string());
     let owner = format!("process {}", std::process::id());
     assert!(text.contains(&format!("UDP {address}")) && text.contains(&owner), "{text}");
+    // Workers that cannot have their ports would only end again and again.
+    for (data, said) in [("192.0.2.9:0", "cannot listen on UDP 192.0.2.9:0"), ("127.0.0.1:65535", "beyond 65535")] {
+        let text = start(&folder.path().join("state"), data);
+        assert!(text.contains(said), "{text}");
+    }
 }

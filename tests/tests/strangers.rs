@@ -38,6 +38,7 @@ fn another_node_at_a_known_address_is_not_believed() {
     let run = b.ctl(["get", &"0".repeat(64), "--peer", &wrong]);
     assert_eq!(run.code, Some(5), "{}", run.stderr);
     assert!(run.stderr.contains("answers there, not"), "{}", run.stderr);
+    assert_eq!(b.json(["peer", "ls"])["peers"].as_array().unwrap().len(), 0, "who was never met is not remembered");
 }
 
 #[test]

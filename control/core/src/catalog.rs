@@ -20,6 +20,8 @@ pub struct Record {
     pub chunks_held: u32,
     /// Bytes that its files take on disk.
     pub disk_bytes: u64,
+    /// All of it was here at some time, and has not been removed since: what is missing now is lost.
+    pub was_whole: bool,
     /// Never evicted.
     pub pinned: bool,
     /// When it was last put or got, in seconds since 1970.
@@ -97,6 +99,8 @@ impl Catalog {
     pub fn update(&mut self, id: ContentId, change: impl FnOnce(&mut Record)) -> &Record {
         let record = self.records.entry(id).or_default();
         change(record);
+        let gone = record.chunks_held == 0 && record.disk_bytes == 0;
+        record.was_whole = record.is_complete() || record.was_whole && !gone;
         record
     }
 

@@ -51,7 +51,7 @@ struct Neighbour {
     latency_us: Option<f64>,
     jitter_us: Option<f64>,
     loss_bp: Option<f64>,
-    throughput_bps: Option<f64>,
+    throughput_bytes_per_s: Option<f64>,
     /// What the path to it carried when it was last used.
     known: Option<KnownPath>,
     sampled_at: Option<Instant>,
@@ -106,6 +106,19 @@ impl Neighbours {
     /// The operator forgets a node; says whether it was known.
     pub fn remove(&mut self, node: NodeId) -> bool {
         self.nodes.remove(&node).is_some()
+    }
+
+    /// Forgets a node, unless the operator admits it or it has a session.
+    pub fn forget_passing(&mut self, node: NodeId) {
+        if self.nodes.get(&node).is_some_and(|known| !known.admitted && !known.has_session) {
+            self.nodes.remove(&node);
+        }
+    }
+
+    /// Whether it is remembered, admitted or not.
+    #[must_use]
+    pub fn is_known(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
     }
 
     /// Whether a node may open a session and be served.
@@ -211,7 +224,7 @@ impl Neighbours {
         }
         if sample.bytes_received >= BYTES_MIN && sample.elapsed_ms > 0 {
             let rate = sample.bytes_received as f64 * 1000.0 / f64::from(sample.elapsed_ms);
-            smooth(&mut known.throughput_bps, rate, PATH_WEIGHT);
+            smooth(&mut known.throughput_bytes_per_s, rate, PATH_WEIGHT);
         }
         known.known = sample.known.or(known.known);
         known.sampled_at = Some(now);
@@ -260,7 +273,7 @@ impl Neighbours {
             latency_us: known.latency_us.map(|value| value as u32),
             jitter_us: known.jitter_us.map(|value| value as u32),
             loss_bp: known.loss_bp.map(|value| value as u16),
-            throughput_bps: known.throughput_bps.map(|value| value as u64),
+            throughput_bytes_per_s: known.throughput_bytes_per_s.map(|value| value as u64),
             offences: known.offences,
             sample_age_ms: known
                 .sampled_at
@@ -406,7 +419,7 @@ mod tests {
         store.handle_path(A, PathSample { packets_sent: 10, packets_lost: 10, bytes_received: 10, ..sample }, now);
         let report = &store.reports(now + Duration::from_secs(2))[0];
         assert_eq!((report.latency_us, report.jitter_us), (Some(11_000), Some(8_000)));
-        assert_eq!((report.loss_bp, report.throughput_bps), (Some(500), Some(2 << 20)));
+        assert_eq!((report.loss_bp, report.throughput_bytes_per_s), (Some(500), Some(2 << 20)));
         assert_eq!(report.sample_age_ms, Some(2000));
         assert_eq!(report.offences, 0);
         store.handle_offence(A);

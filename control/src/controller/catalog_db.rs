@@ -225,6 +225,7 @@ fn print_record(record: &Record) -> String {
         format!("size={}", record.size),
         format!("held={}", record.chunks_held),
         format!("disk={}", record.disk_bytes),
+        format!("whole={}", record.was_whole),
         format!("pinned={}", record.pinned),
         format!("used={}", record.used_s),
     ];
@@ -241,6 +242,7 @@ fn parse_record(text: &str) -> Record {
             "size" => record.size = value.parse().unwrap_or_default(),
             "held" => record.chunks_held = value.parse().unwrap_or_default(),
             "disk" => record.disk_bytes = value.parse().unwrap_or_default(),
+            "whole" => record.was_whole = value == "true",
             "pinned" => record.pinned = value == "true",
             "used" => record.used_s = value.parse().unwrap_or_default(),
             "name" => value.clone_into(&mut record.name),

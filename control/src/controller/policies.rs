@@ -15,7 +15,12 @@ use super::workers::push_policy;
 /// When a key or value is wrong; nothing is changed then.
 pub async fn set(node: &Rc<Node>, assignments: &[String]) -> Result<Revised, Failure> {
     let mut policy = node.policy.borrow().policy.clone();
+    let mut keys = std::collections::BTreeSet::new();
     for assignment in assignments {
+        let key = assignment.split('=').next().unwrap_or_default();
+        if !keys.insert(key) {
+            return Err(Failure::invalid(format!("policy key {key:?} is given twice; give each key once")));
+        }
         policy = policy.with_assignment(assignment).map_err(|error| Failure::invalid(error.to_string()))?;
     }
     Ok(enforce(node, policy).await)

@@ -68,6 +68,16 @@ pub enum RunError {
         /// Who has it.
         owner: String,
     },
+    /// The workers' ports would go beyond the last one.
+    #[error(
+        "worker {index} would have a port beyond 65535 (--data-listen {base} and up); choose a lower port (0 = any free port)"
+    )]
+    NoPort {
+        /// The first worker that has none.
+        index: u16,
+        /// The option.
+        base: SocketAddr,
+    },
     /// The system refuses threads, timers or signals.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -252,8 +262,10 @@ async fn check_data_ports(node: &Node) -> Result<(), RunError> {
     const TRIES: u32 = 3;
     let base = node.settings.data_listen;
     let indexes = (0..node.settings.workers).filter(|index| !workers::is_alive(node, WorkerIndex(*index)));
-    let ports = indexes.filter_map(|index| base.port().checked_add(index)).filter(|_| base.port() != 0);
-    for address in ports.map(|port| SocketAddr::new(base.ip(), port)) {
+    for index in indexes {
+        let port = if base.port() == 0 { Some(0) } else { base.port().checked_add(index) };
+        let port = port.ok_or(RunError::NoPort { index, base })?;
+        let address = SocketAddr::new(base.ip(), port);
         let mut tries = 0;
         while let Err(source) = std::net::UdpSocket::bind(address) {
             tries += 1;

@@ -203,7 +203,10 @@ pub async fn dial(node: &Rc<Node>, peer: NodeId, told: &[SocketAddr]) -> Result<
 }
 
 async fn dial_somewhere(node: &Rc<Node>, peer: NodeId, told: &[SocketAddr]) -> Result<(), Failure> {
-    let known = node.neighbours.borrow().address(peer);
+    let (was_known, known) = {
+        let neighbours = node.neighbours.borrow();
+        (neighbours.is_known(peer), neighbours.address(peer))
+    };
     let mut addresses: Vec<SocketAddr> = known.into_iter().collect();
     addresses.extend(told.iter().filter(|address| Some(**address) != known && !address.ip().is_unspecified()));
     let mut result =
@@ -219,6 +222,10 @@ async fn dial_somewhere(node: &Rc<Node>, peer: NodeId, told: &[SocketAddr]) -> R
             }
             break;
         }
+    }
+    if result.is_err() && !was_known {
+        // Named once and never met: nothing to remember.
+        node.neighbours.borrow_mut().forget_passing(peer);
     }
     result
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use pangea_control_core::catalog::Record;
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::CHUNK_SIZE;
 use pangea_ipc::failure::{Failure, FailureCode};
@@ -22,8 +23,8 @@ use super::node::{Job, Node, Verified, command, fresh_job};
 pub async fn open(node: &Rc<Node>, content: Option<ContentId>) -> Result<(Rc<Job>, Opened), Failure> {
     let contents: Vec<(ContentId, u64, u32)> = {
         let catalog = node.catalog.borrow();
-        let here =
-            catalog.iter().filter(|(id, record)| record.chunks_held > 0 && content.is_none_or(|wanted| wanted == **id));
+        let here = |record: &Record| record.chunks_held > 0 || record.was_whole;
+        let here = catalog.iter().filter(|(id, record)| here(record) && content.is_none_or(|wanted| wanted == **id));
         here.map(|(id, record)| (*id, record.size, record.chunks_held)).collect()
     };
     if let (Some(wanted), true) = (content, contents.is_empty()) {
@@ -84,32 +85,42 @@ async fn try_one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64, damag
         report.chunks_durable += good;
         report.chunks_bad += bad.count();
     });
-    if bad.is_empty() {
+    let wanted = to_repair(node, id, &bad).await?;
+    if wanted.is_empty() {
         return Ok(());
     }
-    tracing::warn!(content = %id, bad = bad.count(), "chunks on disk were wrong; repairing");
+    tracing::warn!(content = %id, bad = bad.count(), missing = wanted.count(), "chunks are wrong or lost; repairing");
     // Other workers believe what they read of the bitmap before.
     for (_, worker) in node.running() {
         let _ = command(&worker, &Command::Holdings(id)).await;
     }
-    let repaired = repair(node, id, size, bad.clone()).await;
-    let lost = match node.holdings(id).await? {
-        Some(holdings) => {
-            let mut lost = bad.clone();
-            lost.subtract(&holdings.held);
-            lost.count()
-        }
-        None => bad.count(),
-    };
+    let repaired = repair(node, id, size, wanted.clone()).await;
+    let mut lost = wanted.clone();
+    if let Some(holdings) = node.holdings(id).await? {
+        lost.subtract(&holdings.held);
+    }
+    let lost = lost.count();
     damage.chunks_lost = lost;
     job.change(|report| {
         report.chunks_lost += lost;
-        report.chunks_held += bad.count() - lost;
-        report.chunks_durable += bad.count() - lost;
+        report.chunks_held += wanted.count() - lost;
+        report.chunks_durable += wanted.count() - lost;
     });
     repaired.map_err(|failure| {
         Failure::corrupt(format!("content {id}: {lost} chunks are lost and could not be had again: {failure}"))
     })
+}
+
+/// What was found wrong just now and, of a content that was whole here, what was found wrong before and is missing since.
+async fn to_repair(node: &Rc<Node>, id: ContentId, bad: &ChunkSet) -> Result<ChunkSet, Failure> {
+    let was_whole = node.catalog.borrow().get(id).is_some_and(|record| record.was_whole);
+    let mut wanted = bad.clone();
+    if was_whole && let Some(holdings) = node.holdings(id).await? {
+        wanted = ChunkSet::full(holdings.held.bound());
+        wanted.subtract(&holdings.held);
+        wanted.union_with(bad);
+    }
+    Ok(wanted)
 }
 
 async fn read_again(node: &Rc<Node>, id: ContentId) -> Verified {

@@ -140,7 +140,8 @@ pub fn list(out: &Output, client: &Client) -> Result<(), CtlError> {
         for content in &contents {
             let here = match content.chunks_held {
                 held if held == content.chunks => "all".to_owned(),
-                held => format!("{:.0} %", 100.0 * f64::from(held) / f64::from(content.chunks.max(1))),
+                // Rounded down: what is not all of it is no hundred percent.
+                held => format!("{} %", u64::from(held) * 100 / u64::from(content.chunks.max(1))),
             };
             let pinned = if content.pinned { "yes" } else { "" };
             rows.push(vec![content.id.to_string(), size(content.size), here, pinned.to_owned(), content.name.clone()]);
@@ -174,7 +175,7 @@ fn peers_table(peers: &[PeerReport]) -> String {
             peer.latency_us.map_or_else(dash, micros),
             peer.jitter_us.map_or_else(dash, micros),
             peer.loss_bp.map_or_else(dash, |loss| format!("{:.2} %", f64::from(loss) / 100.0)),
-            peer.throughput_bps.map_or_else(dash, |bps| format!("{}/s", size(bps))),
+            peer.throughput_bytes_per_s.map_or_else(dash, |bps| format!("{}/s", size(bps))),
             peer.sample_age_ms.map_or_else(dash, |age| format!("{:.1} s ago", age as f64 / 1000.0)),
             peer.offences.to_string(),
             peer.trouble.clone(),

@@ -1,6 +1,5 @@
 //! `put` and `get`.
 
-use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -104,8 +103,12 @@ pub fn get(out: &Output, client: &Client, options: &GetOptions) -> Result<(), Ct
     if !transfer.name().is_empty() {
         transfer.name().clone_into(&mut name);
     }
-    let path =
-        options.output.clone().unwrap_or_else(|| PathBuf::from(checked_name(&name).unwrap_or_else(|| id.to_string())));
+    let own_name = || {
+        let name = checked_name(&name).unwrap_or_else(|| id.to_string());
+        // A part under the name of the whole would be taken for it, or take its place.
+        options.range.as_ref().map_or_else(|| name.clone(), |range| format!("{name}.{range}")).into()
+    };
+    let path: PathBuf = options.output.clone().unwrap_or_else(own_name);
     refuse_existing(&path, options.force)?;
     let part = Part::create(&path)?;
     let bar = out.bar(Some(transfer.size()), "get");
@@ -231,14 +234,33 @@ struct Part {
 }
 
 impl Part {
+    const PREFIX: &str = ".pangea-part-";
+
+    /// The name does not have the target's in it, which may be as long as names can be.
     fn create(target: &Path) -> Result<Self, CtlError> {
-        let mut name = target.file_name().unwrap_or(OsStr::new("content")).to_owned();
-        name.push(format!(".pangea-part-{}", std::process::id()));
-        let path = target.with_file_name(name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-        let file =
-            file.map_err(|error| CtlError::new(FailureCode::Storage, format!("{}: {error}", target.display())))?;
+        let failed = |error: io::Error| CtlError::new(FailureCode::Storage, format!("{}: {error}", target.display()));
+        let path = target.with_file_name(format!("{}{}", Self::PREFIX, std::process::id()));
+        Self::sweep(&path);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(failed)?;
+        // Held as long as this process lives; a file system without locks has nothing swept.
+        let _ = file.try_lock();
         Ok(Self { path, file })
+    }
+
+    /// Removes what gets that were killed have left in the same folder.
+    fn sweep(beside: &Path) {
+        let folder = beside.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.strip_prefix(Self::PREFIX)?.parse::<u32>().ok());
+            let killed = |pid: u32| !Path::new("/proc").join(pid.to_string()).exists();
+            let is_free =
+                || OpenOptions::new().write(true).open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+            // Both: a process of another machine or container shows only in the lock.
+            if pid.is_some_and(killed) && is_free() {
+                let _ = std::fs::remove_file(entry.path()); // the next one tries again
+            }
+        }
     }
 
     /// Puts it in place, synced; says its length.

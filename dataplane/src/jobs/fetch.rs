@@ -234,6 +234,8 @@ impl<'a> Driver<'a> {
         if self.asks.is_empty() && lacking.count() != self.starved {
             self.starved = lacking.count();
             if !lacking.is_empty() {
+                // What has come is told first: progress that is told later would take this back.
+                self.report();
                 self.worker.report(Event::Starved { job: self.guard.job(), missing: lacking });
             }
         }

@@ -111,7 +111,9 @@ fn ended(worker: &Worker, end: &RingsEnd) -> Failure {
 fn unreadable(worker: &Worker, error: &StoreError) -> Failure {
     worker.counters.add(counter::Id::ReadBad, 1);
     let mut failure = error.to_failure();
-    failure.text.push_str("; the disk has not kept it: get the content again to repair it");
+    failure
+        .text
+        .push_str("; the disk has not kept it: get the content again when another node has it, or put it again");
     failure
 }
 

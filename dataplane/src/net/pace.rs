@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pangea_ipc::policy::CongestionLaw;
 use quinn::Connection;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::congestion::PathView;
 use super::endpoint::{CONNECTION_WINDOW, DATAGRAM_SEND_BYTES};
@@ -22,22 +23,48 @@ pub struct Pace {
     given: Cell<u64>,
     /// Tells those who wait in [`catch_up`](Self::catch_up) of each beat.
     beat: Notify,
+    /// When the next bytes may be given to the transport under a fixed rate.
+    next: Cell<Instant>,
 }
 
 impl Pace {
     /// Of a fresh connection; `view` is its own.
     #[must_use]
     pub fn new(connection: &Connection, view: &Arc<PathView>) -> Self {
-        let pace =
-            Self { connection: connection.clone(), view: Arc::clone(view), given: Cell::new(0), beat: Notify::new() };
+        let pace = Self {
+            connection: connection.clone(),
+            view: Arc::clone(view),
+            given: Cell::new(0),
+            beat: Notify::new(),
+            next: Cell::new(Instant::now()),
+        };
         pace.limit_unsent();
         pace
     }
 
     /// So many bytes are given to the transport, in stream frames or datagrams.
     pub fn note_given(&self, bytes: usize) {
+        self.given.set(self.given.get() + self.with_headers(bytes));
+    }
+
+    fn with_headers(&self, bytes: usize) -> u64 {
         let (bytes, mtu) = (bytes as u64, u64::from(self.connection.stats().path.current_mtu));
-        self.given.set(self.given.get() + bytes + bytes * HEADERS / mtu.saturating_sub(HEADERS).max(1));
+        bytes + bytes * HEADERS / mtu.saturating_sub(HEADERS).max(1)
+    }
+
+    /// Waits until so many bytes may be given to the transport, which sends at no more than `law` says. The window alone
+    /// keeps a fixed rate on paths that hold many packets; on a short one it cannot be small enough.
+    pub async fn allow(&self, bytes: usize, law: CongestionLaw) {
+        /// What a late timer costs is made up for, and no more.
+        const CREDIT: Duration = Duration::from_millis(10);
+        let CongestionLaw::Rate { bits_per_s } = law else { return };
+        let now = Instant::now();
+        let at = self.next.get().max(now.checked_sub(CREDIT).unwrap_or(now));
+        let takes = Duration::from_secs_f64(self.with_headers(bytes) as f64 * 8.0 / bits_per_s.max(1) as f64);
+        self.next.set(at + takes);
+        if at > now {
+            sleep_until(at).await;
+        }
     }
 
     /// Waits until the transport has sent what it was given before, but for what keeps it busy. It sends datagrams before

@@ -19,6 +19,7 @@ use pangea_fec::{ChunkShape, Codec, FecError, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
 use pangea_ipc::content::Manifest;
 use pangea_ipc::counter::Id;
 use pangea_ipc::ids::NodeId;
+use pangea_ipc::policy::CongestionLaw;
 use pangea_ipc::worker::{KnownPath, Pin};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{Mutex, oneshot};
@@ -294,7 +295,7 @@ async fn answer(
             path.priority.set(priority.checked_sub(1).unwrap_or(-1));
             let _ = send.set_priority(priority); // fails only when the peer has stopped the stream, as writing will
             send.write_all(&Answer::Stream { len }.to_bytes()).await.map_err(gone)?;
-            path.write(&mut send, Bytes::from_owner(buffer), worker.patience.stall).await?;
+            path.write(worker, &mut send, Bytes::from_owner(buffer)).await?;
             drop(turn);
             let _ = send.finish();
             let _ = timeout(worker.patience.stall, send.stopped()).await; // all of it has arrived, or the peer has had enough
@@ -313,14 +314,33 @@ impl Path {
     /// Gives a chunk to the transport, as it takes it.
     ///
     /// # Errors
-    /// [`ServeError::Stalled`] when it takes nothing for `stall`.
-    async fn write(&self, send: &mut SendStream, chunk: Bytes, stall: Duration) -> Result<(), ServeError> {
-        self.pace.note_given(chunk.len());
-        let mut rest = [chunk];
-        while rest.iter().any(|rest| !rest.is_empty()) {
-            timeout(stall, send.write_chunks(&mut rest)).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
+    /// [`ServeError::Stalled`] when it takes nothing for too long.
+    async fn write(&self, worker: &Worker, send: &mut SendStream, mut chunk: Bytes) -> Result<(), ServeError> {
+        let stall = worker.patience.stall;
+        while !chunk.is_empty() {
+            let law = worker.policy().policy.congestion;
+            let mut rest = [chunk.split_to(piece(law).min(chunk.len()))];
+            self.pace.allow(rest.iter().map(Bytes::len).sum(), law).await;
+            self.pace.note_given(rest.iter().map(Bytes::len).sum());
+            while rest.iter().any(|rest| !rest.is_empty()) {
+                timeout(stall, send.write_chunks(&mut rest)).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
+            }
         }
         Ok(())
+    }
+}
+
+/// Bytes given to the transport at a time: all of a chunk, or, at a fixed rate, what that sends in some milliseconds.
+fn piece(law: CongestionLaw) -> usize {
+    /// Pieces a second.
+    const PIECES: u64 = 200;
+    /// A packet.
+    const PIECE_MIN: u64 = 1200;
+    match law {
+        CongestionLaw::Rate { bits_per_s } => {
+            usize::try_from((bits_per_s / 8 / PIECES).max(PIECE_MIN)).unwrap_or(usize::MAX)
+        }
+        CongestionLaw::Auto | CongestionLaw::Cubic => usize::MAX,
     }
 }
 
@@ -486,6 +506,8 @@ impl Symbols {
                 self.worker.counters.add(Id::SymbolsParitySent, 1);
             }
         }
+        let law = self.worker.policy().policy.congestion; // not borrowed while this waits
+        self.path.pace.allow(symbol_len, law).await;
         memory.resize(SYMBOL_HEADER_LEN + symbol_len, 0); // the last data symbol is padded with zeros
         let sent = self.path.connection.send_datagram_wait(memory.split().freeze());
         timeout(self.worker.patience.stall, sent).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;

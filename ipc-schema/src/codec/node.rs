@@ -374,7 +374,7 @@ fn write_peer_report(peer: &PeerReport, mut to: wire::peer_report::Builder<'_>) 
     to.set_latency_us(or_minus_one(peer.latency_us.map(u64::from)));
     to.set_jitter_us(or_minus_one(peer.jitter_us.map(u64::from)));
     to.set_loss_bp(or_minus_one(peer.loss_bp.map(u64::from)));
-    to.set_throughput_bps(or_minus_one(peer.throughput_bps));
+    to.set_throughput_bps(or_minus_one(peer.throughput_bytes_per_s));
     to.set_sample_age_ms(or_minus_one(peer.sample_age_ms));
     to.set_offences(peer.offences);
     write_optional(peer.address, to.init_address());
@@ -396,7 +396,7 @@ fn read_peer_report(from: wire::peer_report::Reader<'_>) -> Result<PeerReport> {
         latency_us: figure("latency", from.get_latency_us())?,
         jitter_us: figure("jitter", from.get_jitter_us())?,
         loss_bp: figure("loss", from.get_loss_bp())?,
-        throughput_bps: figure("throughput", from.get_throughput_bps())?,
+        throughput_bytes_per_s: figure("throughput", from.get_throughput_bps())?,
         sample_age_ms: figure("sample age", from.get_sample_age_ms())?,
         offences: from.get_offences(),
     })

@@ -267,7 +267,7 @@ fn every_program_message_survives_the_wire() {
         latency_us: Some(2),
         jitter_us: None,
         loss_bp: Some(3),
-        throughput_bps: Some(4),
+        throughput_bytes_per_s: Some(4),
         sample_age_ms: None,
         offences: 3,
     };
