@@ -10,7 +10,7 @@ use pangea_ipc::worker::Command;
 use super::node::{Node, command};
 
 /// Peers that workers keep connections to before anything is asked for; to others they connect when something is. Each
-/// costs a worker some 100 KB and a packet each way every three seconds, and a worker takes 256 connections in.
+/// costs a packet each way every three seconds, and a worker takes 256 connections in.
 const AHEAD_MAX: usize = 64;
 
 /// Has the workers connect to those of a peer, unless they are. What fails is tried again with the next ping, or when

@@ -87,7 +87,7 @@ async fn begin(
         if fetched || sizes::is_proven(&held) {
             return Ok((held, Vec::new()));
         }
-        let found = holders::find(node, content, Wait::Some).await.found;
+        let found = holders::find(node, content, Wait::First).await.found;
         let held = sizes::settle(node, content, held, &found).await?;
         return Ok((held, found));
     }
@@ -133,7 +133,7 @@ async fn learn(
     let deadline = tokio::time::Instant::now() + HOLDER_WAIT;
     let mut changes = node.sessions_changed.subscribe();
     let search = loop {
-        let search = holders::find(node, content, Wait::Some).await;
+        let search = holders::find(node, content, Wait::First).await;
         // A node that has just started may still be dialling its peers.
         let more = node.neighbours.borrow().may_come(HOLDER_WAIT, Instant::now());
         if !search.found.is_empty() || !more || tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {

@@ -29,7 +29,7 @@ pub enum Wait {
     /// Everybody's.
     All,
     /// Once somebody holds it, others have half a second left: a peer that hangs is not to hold up a get.
-    Some,
+    First,
 }
 
 /// Far peers answer within this time; together they tell more than the first, and of the right size when one lies.
@@ -79,11 +79,11 @@ pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
                     tracing::debug!(%peer, %failure, "a peer could not be asked");
                 }
             }
-            if wait == Wait::Some && !search.found.is_empty() {
+            if wait == Wait::First && !search.found.is_empty() {
                 deadline = deadline.or_else(|| Some(Instant::now() + GRACE));
             }
         }
-        let enough = wait == Wait::Some && !search.found.is_empty();
+        let enough = wait == Wait::First && !search.found.is_empty();
         let follow = round == 0 && !enough && node.policy.borrow().policy.discovery_hearsay;
         if !follow {
             break;
