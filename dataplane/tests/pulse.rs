@@ -1,19 +1,15 @@
 //! A silence on a path that loses everything for a while, with pulses and without.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use pangea_dataplane::net::connections::Connections;
-use pangea_dataplane::net::endpoint::{MTU_USUAL, open, server, transport};
+use pangea_dataplane::net::endpoint::MTU_USUAL;
 use pangea_dataplane::net::pulse::{Heard, Pulse};
-use pangea_dataplane::net::tls::{Identity, Pins, SERVER_NAME};
-use pangea_ipc::ids::NodeId;
-use pangea_ipc::worker::Pin;
-use quinn::{ClientConfig, Connection, Endpoint};
 use tokio::net::UdpSocket;
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
@@ -54,28 +50,11 @@ async fn relay(path: Rc<Path>, server: SocketAddr) -> SocketAddr {
     address
 }
 
-/// A connection over the path, seen from its client and its server, and what keeps it alive.
-async fn connect(path: &Rc<Path>) -> (Connection, Connection, [Endpoint; 2]) {
-    let (host, guest) = (Arc::new(Identity::generate().unwrap()), Identity::generate().unwrap());
-    let (pins, law) = (Pins::default(), Arc::default());
-    pins.set(&[Pin { key: guest.key(), node: NodeId([1; 32]), known: None }]);
-    let open = |identity, pins| open("127.0.0.1:0".parse().unwrap(), identity, pins, &law, None).unwrap();
-    let (at_host, at_guest) = (open(&host, &pins), open(&guest, &Pins::default()));
-    let config = server(&host, &pins, &law).unwrap();
-    let connections = Connections::new(at_host.clone(), Arc::clone(&host), config, Arc::clone(&law));
-    let accept = async { connections.accept(at_host.accept().await.unwrap()).unwrap().await.unwrap() };
-    let mut config = ClientConfig::new(Arc::new(guest.client_config(host.key()).unwrap()));
-    config.transport_config(Arc::new(transport(&law, MTU_USUAL)));
-    let by_way_of = relay(Rc::clone(path), at_host.local_addr().unwrap()).await;
-    let connecting = at_guest.connect_with(config, by_way_of, SERVER_NAME).unwrap();
-    let (accepted, opened) = tokio::join!(accept, connecting);
-    (opened.unwrap(), accepted, [at_host.clone(), at_guest])
-}
-
 /// Packets that go out in a silence after a lone one, and whether what was lost arrives once the path carries again.
 async fn in_a_silence(owed: bool) -> u32 {
     let path = Rc::<Path>::default();
-    let (client, server, _endpoints) = connect(&path).await;
+    let way = async |server| relay(Rc::clone(&path), server).await;
+    let (server, client, _endpoints) = support::connect(MTU_USUAL, way).await;
     let (mut send, _recv) = client.open_bi().await.unwrap();
     send.write_all(b"first").await.unwrap();
     let (_, mut received) = server.accept_bi().await.unwrap();

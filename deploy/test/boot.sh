@@ -13,10 +13,10 @@ root=$1
 source=$(cd "$(dirname "$0")/../.." && pwd)
 passed=0 failed=0
 
-install -d "$root/opt/pangea/target/release" /run/systemd/nspawn/propagate
-cp -r "$source/deploy" "$root/opt/pangea/"
+install -d "$root/srv/pangea/target/release" /run/systemd/nspawn/propagate
+cp -r "$source/deploy" "$root/srv/pangea/"
 cp "$source"/target/release/pangea-controller "$source"/target/release/pangea-worker "$source"/target/release/pangeactl \
-    "$root/opt/pangea/target/release/"
+    "$root/srv/pangea/target/release/"
 
 systemd-nspawn -D "$root" --boot --private-network --register=no --keep-unit >"$root/boot.log" 2>&1 </dev/null &
 container=$!
@@ -47,7 +47,7 @@ await='await() { for _ in $(seq 100); do if sh -c "$1"; then return 0; fi; sleep
 running="$await; await 'test \$(pangeactl workers --json | grep -c \\\"running\\\") = 2'"
 
 check 'the system is up' "$await; await 'systemctl is-system-running | grep -Eq \"running|degraded\"'"
-check 'install and start' "cd /opt/pangea && deploy/install.sh --enable --workers 2 && $running"
+check 'install and start' "cd /srv/pangea && deploy/install.sh --enable --workers 2 && $running"
 check 'put' "head -c 300000000 /dev/urandom >/srv/source; pangeactl put /srv/source >/srv/id"
 check 'workers are pinned and have the policy' "
     pangeactl workers --json | tr -d ' \n' | grep -q '\"cpu\":0.*\"revision\":1'"
@@ -67,7 +67,7 @@ check 'what is killed comes back' "
 check 'the watchdogs are fed' 'sleep 20; test "$(systemctl show -p NRestarts --value pangea-worker@0)" = 0'
 check 'nothing failed' 'test -z "$(systemctl --failed --no-legend)"'
 check 'uninstall' '
-    cd /opt/pangea && deploy/install.sh --uninstall --purge
+    cd /srv/pangea && deploy/install.sh --uninstall --purge
     ! pgrep pangea-
     test -z "$(find /usr/local /etc -name "*pangea*")"'
 echo "$passed passed, $failed failed"

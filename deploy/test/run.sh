@@ -39,10 +39,10 @@ is_hardened() { # below 2.0
 }
 
 install_and_uninstall() {
-    "$deploy/install.sh" --from "$work/bin" --destdir "$work/root" --prefix /opt/pangea || return 1
-    grep -q /opt/pangea/bin/pangea-controller "$work/root/etc/systemd/system/pangea-controller.service" || return 1
-    [ -x "$work/root/opt/pangea/bin/pangeactl" ] || return 1
-    "$deploy/install.sh" --destdir "$work/root" --prefix /opt/pangea --uninstall || return 1
+    "$deploy/install.sh" --from "$work/bin" --destdir "$work/root" --prefix /srv/pangea || return 1
+    grep -q /srv/pangea/bin/pangea-controller "$work/root/etc/systemd/system/pangea-controller.service" || return 1
+    [ -x "$work/root/srv/pangea/bin/pangeactl" ] || return 1
+    "$deploy/install.sh" --destdir "$work/root" --prefix /srv/pangea --uninstall || return 1
     left=$(find "$work/root" -type f | grep -v /etc/pangea/pangea.toml || true)
     [ -z "$left" ] || { echo "left: $left"; return 1; }
 }

@@ -253,7 +253,7 @@ pub static KEYS: [Key; 10] = [
     Key {
         name: "transfer.inflight_chunks",
         takes: "a whole number from 1 to 128",
-        help: "Chunks that one worker has asked of one source and not yet got; each takes 256 KiB of memory.",
+        help: "Chunks that one worker has asked of one source and not yet got, at most; each takes 256 KiB of memory.",
         set: |policy, text| within(text, 1, 128).map(|value| policy.transfer_inflight_chunks = value),
         print: |policy| policy.transfer_inflight_chunks.to_string(),
     },
