@@ -13,6 +13,7 @@
 //! | [`datagrams`] | arriving symbols find their transfer |
 //! | [`ask`] | one chunk from a peer, by stream or as FEC symbols |
 //! | [`serve`] | answers the chunk requests of peers |
+//! | `symbols` | sends one chunk as FEC symbols |
 
 pub mod ask;
 pub mod congestion;
@@ -24,4 +25,5 @@ pub mod pace;
 pub mod pulse;
 pub mod serve;
 pub mod socket;
+mod symbols;
 pub mod tls;

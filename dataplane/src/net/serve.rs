@@ -6,16 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{TryFutureExt, future};
-use pangea_dataplane_core::assembly::SYMBOLS_FACTOR_MAX;
 use pangea_dataplane_core::congestion::Known;
-use pangea_dataplane_core::frame::{
-    Answer, Mark, Part, REPAIR_LEN, REQUEST_LEN, Refusal, Repair, Request, SYMBOL_HEADER_LEN, SymbolHeader,
-};
+use pangea_dataplane_core::frame::{Answer, Part, REQUEST_LEN, Refusal, Request, SYMBOL_HEADER_LEN};
 use pangea_dataplane_core::redundancy::{Delivery, Parity, Situation, choose};
-use pangea_dataplane_core::spread;
-use pangea_fec::{ChunkShape, Codec, FecError, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
+use pangea_fec::{ChunkShape, SYMBOL_LEN_MAX, SYMBOL_LEN_MIN};
 use pangea_ipc::content::Manifest;
 use pangea_ipc::counter::Id;
 use pangea_ipc::ids::NodeId;
@@ -31,6 +27,7 @@ use super::congestion::{self, PathView};
 use super::connections::{CLOSE_LIMIT, CLOSE_PROTOCOL, CLOSE_STALLED, CLOSE_UNPINNED};
 use super::pace::Pace;
 use super::pulse::{Heard, Pulse};
+use super::symbols::SymbolSender;
 use super::tls::shown_key;
 use crate::buffer::{Buffer, Shared};
 use crate::worker::Worker;
@@ -53,8 +50,6 @@ impl Default for Patience {
     }
 }
 
-/// Symbols at the end of those that are sent at once that say so: a burst of losses seldom takes all.
-const CLOSING: usize = 4;
 /// Transfers remembered as begun, so that the copy of a request is served once: as many as there can be streams, twice.
 const BEGUN_MAX: usize = 256;
 /// Transfers begun by a copy that wait for their stream at most; further ones wait for it unserved.
@@ -80,8 +75,8 @@ pub async fn serve(worker: Rc<Worker>) {
 }
 
 /// What the requests of one connection share.
-struct Path {
-    connection: Connection,
+pub(super) struct Path {
+    pub(super) connection: Connection,
     node: NodeId,
     view: Arc<PathView>,
     /// Chunks are sent one after another, in the order in which they were asked for.
@@ -90,7 +85,7 @@ struct Path {
     priority: Cell<i32>,
     transfers: RefCell<Transfers>,
     pulse: Pulse,
-    pace: Pace,
+    pub(super) pace: Pace,
 }
 
 /// Requests of which a copy may come, or came first.
@@ -99,7 +94,7 @@ struct Transfers {
     /// Those begun last.
     begun: VecDeque<u32>,
     /// Those begun by their copy, whose stream has not come yet: what was sent, as soon as it is, and since when.
-    early: HashMap<u32, (oneshot::Receiver<Symbols>, Instant)>,
+    early: HashMap<u32, (oneshot::Receiver<SymbolSender>, Instant)>,
 }
 
 impl Transfers {
@@ -123,7 +118,7 @@ impl Transfers {
     }
 
     /// Begins a transfer by its copy: where to put what was sent of it. `None` = it was begun before, or too many wait.
-    fn begin_early(&mut self, transfer: u32, now: Instant) -> Option<oneshot::Sender<Symbols>> {
+    fn begin_early(&mut self, transfer: u32, now: Instant) -> Option<oneshot::Sender<SymbolSender>> {
         if self.early.len() >= EARLY_MAX || !self.begin(transfer) {
             return None;
         }
@@ -225,7 +220,7 @@ fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
             // What cannot go as symbols is refused or sent on the stream, when that comes.
             let Ok(buffer) = chunk else { return Ok(()) };
             let Some((shape, parity)) = plan(&worker, &path, &request, buffer.len()) else { return Ok(()) };
-            let mut symbols = Symbols::new(&worker, &path, shape, request.transfer, buffer);
+            let mut symbols = SymbolSender::new(&worker, &path, shape, request.transfer, buffer);
             symbols.send_all(parity).await?;
             drop(turn);
             worker.counters.add(Id::RequestsByCopy, 1);
@@ -238,7 +233,8 @@ fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
     tokio::task::spawn_local(work.in_current_span());
 }
 
-enum ServeError {
+/// Why a request was not answered to its end.
+pub(super) enum ServeError {
     /// The peer sent what no peer sends.
     Protocol(String),
     /// The peer takes nothing of what is sent to it.
@@ -249,7 +245,7 @@ enum ServeError {
     Gone,
 }
 
-fn gone<E>(_: E) -> ServeError {
+pub(super) fn gone<E>(_: E) -> ServeError {
     ServeError::Gone
 }
 
@@ -302,7 +298,7 @@ async fn answer(
             Ok(())
         }
         Some((shape, parity)) => {
-            let mut symbols = Symbols::new(worker, path, shape, request.transfer, buffer);
+            let mut symbols = SymbolSender::new(worker, path, shape, request.transfer, buffer);
             symbols.send_all(parity).await?;
             drop(turn);
             symbols.follow_up(&mut send, &mut recv).await
@@ -400,119 +396,5 @@ fn plan(worker: &Worker, path: &Path, request: &Request, len: usize) -> Option<(
     match choose(situation) {
         Delivery::Stream => None,
         Delivery::Fec(parity) => shape.map(|shape| (shape, parity)),
-    }
-}
-
-/// One chunk on its way out as symbols.
-struct Symbols {
-    worker: Rc<Worker>,
-    path: Rc<Path>,
-    shape: ChunkShape,
-    transfer: u32,
-    chunk: Shared,
-    sent: usize,
-}
-
-impl Symbols {
-    fn new(worker: &Rc<Worker>, path: &Rc<Path>, shape: ChunkShape, transfer: u32, chunk: Shared) -> Self {
-        worker.counters.add(Id::RequestsServed, 1);
-        worker.counters.add(Id::BytesServed, chunk.len() as u64);
-        Self { worker: Rc::clone(worker), path: Rc::clone(path), shape, transfer, chunk, sent: 0 }
-    }
-
-    /// Sends data and parity.
-    async fn send_all(&mut self, parity: Parity) -> Result<(), ServeError> {
-        let rows = self.parity(parity).map_err(|error| ServeError::Protocol(error.to_string()))?;
-        let order = spread::order(self.shape, |k| parity.count(k));
-        // One allocation for the datagrams of the chunk.
-        let mut memory = BytesMut::with_capacity(order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len()));
-        let closing_from = order.len().saturating_sub(CLOSING);
-        timeout(self.worker.patience.stall, self.path.pace.catch_up()).await.map_err(|_| ServeError::Stalled)?;
-        let given = order.len() * (SYMBOL_HEADER_LEN + self.shape.symbol_len());
-        self.path.pace.note_given(given);
-        for (place, (block, symbol)) in order.into_iter().enumerate() {
-            self.send(&mut memory, block, symbol, place >= closing_from, &rows).await?;
-        }
-        Ok(())
-    }
-
-    /// Answers, says what was sent, and sends again what is missing, until the requester has enough.
-    async fn follow_up(mut self, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), ServeError> {
-        let len = u32::try_from(self.chunk.len()).map_err(gone)?;
-        let symbol_len = u16::try_from(self.shape.symbol_len()).map_err(gone)?;
-        send.write_all(&Answer::Fec { len, symbol_len }.to_bytes()).await.map_err(gone)?;
-        let limit = SYMBOLS_FACTOR_MAX * self.sent.max(1); // nobody draws more bandwidth by claiming losses
-        let mut patience = self.worker.patience.repair;
-        loop {
-            let mark = Mark { sent: u32::try_from(self.sent).unwrap_or(u32::MAX) };
-            send.write_all(&mark.to_bytes()).await.map_err(gone)?;
-            let mut bytes = [0; REPAIR_LEN];
-            // The end of the stream here means: the chunk is whole.
-            let asked = Instant::now();
-            timeout(patience, recv.read_exact(&mut bytes)).await.map_err(|_| ServeError::Silent)?.map_err(gone)?;
-            patience = patience.saturating_sub(asked.elapsed());
-            let repair = Repair::parse(&bytes).map_err(|error| ServeError::Protocol(error.to_string()))?;
-            let mut memory = BytesMut::new();
-            let closing_from = repair.symbols().count().saturating_sub(CLOSING);
-            for (place, symbol) in repair.symbols().enumerate() {
-                // Only data symbols can be asked for again.
-                let there = self.shape.bytes(usize::from(repair.block), symbol).is_some();
-                let symbol = u8::try_from(symbol).ok().filter(|_| there);
-                let symbol =
-                    symbol.ok_or_else(|| ServeError::Protocol("a symbol that is not there was asked for".into()))?;
-                if self.sent >= limit {
-                    return Err(ServeError::Protocol("symbols were asked for too often".into()));
-                }
-                self.send(&mut memory, repair.block, symbol, place >= closing_from, &[]).await?;
-                self.worker.counters.add(Id::SymbolsSentAgain, 1);
-            }
-        }
-    }
-
-    /// The parity symbols of each block, one after another.
-    fn parity(&self, parity: Parity) -> Result<Vec<Vec<u8>>, FecError> {
-        let mut codec = self.worker.codec.borrow_mut();
-        let codec: &mut Codec = &mut codec;
-        (0..self.shape.blocks())
-            .map(|block| {
-                let k = self.shape.block(block).map_or(0, |shape| shape.k);
-                let count = parity.count(k).min(pangea_fec::SYMBOLS_MAX - k);
-                let mut out = vec![0; count * self.shape.symbol_len()];
-                codec.encode(self.shape, self.chunk.as_ref(), block, 0..count, &mut out)?;
-                Ok(out)
-            })
-            .collect()
-    }
-
-    async fn send(
-        &mut self,
-        memory: &mut BytesMut,
-        block: u8,
-        symbol: u8,
-        closing: bool,
-        parity: &[Vec<u8>],
-    ) -> Result<(), ServeError> {
-        let (index, number) = (usize::from(block), usize::from(symbol));
-        let symbol_len = self.shape.symbol_len();
-        let header = SymbolHeader { transfer: self.transfer, block, symbol, closing };
-        memory.extend_from_slice(&header.to_bytes());
-        match self.shape.bytes(index, number) {
-            Some(bytes) => memory.extend_from_slice(self.chunk.as_ref().get(bytes).unwrap_or_default()),
-            None => {
-                let k = self.shape.block(index).map_or(0, |shape| shape.k);
-                let start = number.saturating_sub(k) * symbol_len;
-                let bytes = parity.get(index).and_then(|bytes| bytes.get(start..start + symbol_len));
-                memory.extend_from_slice(bytes.unwrap_or_default());
-                self.worker.counters.add(Id::SymbolsParitySent, 1);
-            }
-        }
-        let law = self.worker.policy().policy.congestion; // not borrowed while this waits
-        self.path.pace.allow(symbol_len, law).await;
-        memory.resize(SYMBOL_HEADER_LEN + symbol_len, 0); // the last data symbol is padded with zeros
-        let sent = self.path.connection.send_datagram_wait(memory.split().freeze());
-        timeout(self.worker.patience.stall, sent).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
-        self.worker.counters.add(Id::SymbolsSent, 1);
-        self.sent += 1;
-        Ok(())
     }
 }
