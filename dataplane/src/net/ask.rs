@@ -244,31 +244,33 @@ async fn ask_twice(peer: &Outgoing, request: Request) {
     std::future::pending().await
 }
 
-/// Reads a chunk of `len` bytes that follows an answer. Its pieces are taken as they come, so that a lost packet does not
-/// make those after it wait in the transport.
+/// Reads a chunk of `len` bytes that follows an answer.
 async fn read_chunk(
     quic: &quinn::Connection,
     recv: &mut quinn::RecvStream,
     len: usize,
     mut memory: Buffer,
 ) -> Result<Buffer, AskError> {
-    let space = memory.space();
+    /// Packets whose contents are taken at once: what the kernel hands over in one receive, about.
+    const PIECES: usize = 48;
+    let mut space = memory.space().get_mut(..len).unwrap_or_default();
     let read = async {
-        let mut filled = 0;
-        while filled < len {
+        let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
+        while !space.is_empty() {
             let ended = || AskError::Broken("the stream ended within the chunk".to_owned());
-            let piece = recv.read_chunk(usize::MAX, false).await.map_err(broken)?.ok_or_else(ended)?;
-            let start = usize::try_from(piece.offset).unwrap_or(usize::MAX).saturating_sub(ANSWER_LEN).min(len);
-            // What comes after the chunk belongs to nothing.
-            let end = start.saturating_add(piece.bytes.len()).min(len);
-            if let (Some(to), Some(from)) = (space.get_mut(start..end), piece.bytes.get(..end - start)) {
-                to.copy_from_slice(from);
-                filled += from.len();
+            let count = recv.read_chunks(&mut pieces).await.map_err(broken)?.ok_or_else(ended)?;
+            for piece in pieces.iter_mut().take(count) {
+                let piece = std::mem::take(piece);
+                // What comes after the chunk belongs to nothing.
+                let count = piece.len().min(space.len());
+                let (to, rest) = std::mem::take(&mut space).split_at_mut(count);
+                to.copy_from_slice(&piece[..count]);
+                space = rest;
             }
         }
         Ok(())
     };
-    // One timer for all pieces: there is one for each packet.
+    // One timer for all pieces.
     unstalled(quic, read).await?;
     memory.set_len(len);
     Ok(memory)
