@@ -260,11 +260,10 @@ async fn read_chunk(
             let ended = || AskError::Broken("the stream ended within the chunk".to_owned());
             let count = recv.read_chunks(&mut pieces).await.map_err(broken)?.ok_or_else(ended)?;
             for piece in pieces.iter_mut().take(count) {
-                let piece = std::mem::take(piece);
-                // What comes after the chunk belongs to nothing.
-                let count = piece.len().min(space.len());
-                let (to, rest) = std::mem::take(&mut space).split_at_mut(count);
-                to.copy_from_slice(&piece[..count]);
+                let mut piece = std::mem::take(piece);
+                piece.truncate(space.len()); // what comes after the chunk belongs to nothing
+                let (to, rest) = std::mem::take(&mut space).split_at_mut(piece.len());
+                to.copy_from_slice(&piece);
                 space = rest;
             }
         }

@@ -7,6 +7,7 @@ use pangea_ipc::ids::ContentId;
 use pangea_ipc::node::Request;
 
 use super::bare::{Bare, Law};
+use super::bound::{Busy, Parts, cpus};
 use super::flow::{Flow, gbps};
 use super::nginx::nginx;
 use super::nodes::{Two, get};
@@ -124,15 +125,17 @@ struct Against<'a> {
     content: ContentId,
 }
 
-/// Rates of one kind of transfer in GB/s, and the processor seconds that each side took for a GiB.
+/// Rates of one kind of transfer in GB/s, and the processor seconds for a GiB: of each side, and of the whole machine.
 #[derive(Default)]
 struct Found {
     rates: Vec<f64>,
     cpu: Vec<Vec<f64>>,
+    busy: Vec<f64>,
 }
 
 impl Found {
-    fn add(&mut self, flow: &Flow, before: &[f64], after: &[f64]) {
+    fn add(&mut self, flow: &Flow, busy: &Busy, before: &[f64], after: &[f64]) {
+        self.busy.push(busy.per_gib(flow.bytes));
         self.rates.push(rate(flow));
         let gib = flow.bytes as f64 / f64::from(1 << 30);
         self.cpu.push(after.iter().zip(before).map(|(after, before)| (after - before) / gib).collect());
@@ -155,16 +158,17 @@ impl<'a> Against<'a> {
 
     fn stream(&self, law: Law, found: &mut Found) {
         let mut bare = Bare::start(Some(self.pair), law, true);
-        let before = bare.cpu();
+        let (busy, before) = (Busy::start(), bare.cpu());
         let flow = bare.fetch(self.bytes, LIMIT);
-        found.add(&flow, &before, &bare.cpu());
+        found.add(&flow, &busy, &before, &bare.cpu());
     }
 
     fn get(&self, found: &mut Found) {
         let _ = self.two.client_b.call(Request::Remove(self.content)); // not there the first time
         let before = self.two.cpu();
+        let busy = Busy::start();
         let flow = get(&self.two.client_b, self.content, None);
-        found.add(&flow, &before, &self.two.cpu());
+        found.add(&flow, &busy, &before, &self.two.cpu());
     }
 }
 
@@ -189,7 +193,22 @@ fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &st
     let reached = median(&ours.rates);
     let row = Row::new(case, format!("get, {what}, pinned, verified, synced"), reached, "GB/s");
     bench.add(row.against(fastest).goal(Goal::AtLeast(goal)).note(note));
+    let streams = if median(&own.rates) >= median(&bbr.rates) { &own } else { &bbr };
+    add_bound(bench, case, what, (median(&ours.busy), reached), (median(&streams.busy), fastest));
     reached
+}
+
+/// What the CPUs allow: no more than the stream itself, and no more than they have seconds for all that must be done.
+fn add_bound(bench: &mut Bench, case: &'static str, what: &str, get: (f64, f64), stream: (f64, f64)) {
+    let parts = Parts::measure(bench.mib << 20, bench.runs);
+    let needed = stream.0 + parts.sum();
+    let bound = (cpus() as f64 / needed * f64::from(1 << 30) / 1e9).min(stream.1);
+    let note = format!(
+        "CPU s a GiB, all of the machine: {:.2}; bound: stream {:.2}, read {:.2}, hash {:.2}, write {:.2}, to the program {:.2}: {needed:.2}",
+        get.0, stream.0, parts.read, parts.hash, parts.write, parts.hand
+    );
+    let row = Row::new(case, format!("get, {what}, of what {} CPUs allow", cpus()), get.1, "GB/s");
+    bench.add(row.against(bound).note(note));
 }
 
 /// A get over loopback with packets as Ethernet's against a bare quinn stream.

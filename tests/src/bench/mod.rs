@@ -10,12 +10,14 @@
 //! | `objects.rs` | case `objects` |
 //! | `sharing.rs` | cases `fair`, `two`, `change` |
 //! | `local.rs` | cases `put`, `get`, `local`, `policy` on loopback, and `veth` |
+//! | `bound.rs` | what a get must do beside what a bare stream does |
 //! | `report.rs`, `plot.rs` | tables, JSON, plots |
 //!
 //! Every transfer over an emulated path has a fresh path and fresh nodes unless its case says otherwise, and counts from
 //! the request to the last byte verified and synced. Loss strikes both ways.
 
 pub mod bare;
+pub mod bound;
 pub mod bulk;
 pub mod flow;
 pub mod local;

@@ -226,7 +226,7 @@ pub fn get(client: &Client, content: ContentId, until: Option<Duration>) -> Flow
 }
 
 /// Reads every byte.
-fn touch(bytes: &[u8]) -> u64 {
+pub(super) fn touch(bytes: &[u8]) -> u64 {
     bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).fold(0, u64::wrapping_add)
 }
 

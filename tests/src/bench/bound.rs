@@ -1,0 +1,145 @@
+//! What a get must do beside what a bare stream does, and so the most that the CPUs of one machine let both ends reach.
+//!
+//! Each part is done alone, in one thread, as a worker does it, and counts what all CPUs of the machine were busy for it:
+//! the kernel's write-back has threads of its own. What a get needs further, to hand chunks from thread to thread and to
+//! decide, is not in the bound.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use pangea_ipc::content::{CHUNK_SIZE, chaining_value};
+use pangea_ipc::door::{DATA_RING_BYTES, NOTICE_RING_BYTES};
+use pangea_ring::Channel;
+
+use super::nodes::touch;
+use super::report::median;
+use crate::sample;
+
+const CHUNK: usize = CHUNK_SIZE as usize;
+/// Chunks that are under way at a time, each with a buffer of its own: they do not stay in a core's cache.
+const BUFFERS: usize = 32;
+/// Chunks after which what is written is synced, as in a fetch.
+const SYNC_CHUNKS: u64 = 128;
+
+/// CPUs of this machine.
+#[must_use]
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Seconds that the CPUs of this machine were not idle while something was done.
+pub struct Busy {
+    started: Instant,
+    idle: f64,
+}
+
+impl Busy {
+    /// From now on.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { started: Instant::now(), idle: idle() }
+    }
+
+    /// Until now, for each GiB of `bytes`.
+    #[must_use]
+    pub fn per_gib(&self, bytes: u64) -> f64 {
+        let all = self.started.elapsed().as_secs_f64() * cpus() as f64;
+        (all - (idle() - self.idle)) / (bytes as f64 / f64::from(1 << 30))
+    }
+}
+
+/// Seconds that the CPUs were idle, waited for a disk, or were taken by the host.
+fn idle() -> f64 {
+    /// Linux counts in hundredths whatever its own clock does.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    let words: Vec<f64> = stat.lines().next().unwrap().split_whitespace().skip(1).map(|w| w.parse().unwrap()).collect();
+    (words[3] + words[4] + words[7]) / TICKS
+}
+
+/// Seconds of CPU for a GiB.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts {
+    /// Reading it from the page cache.
+    pub read: f64,
+    /// Hashing it.
+    pub hash: f64,
+    /// Writing it into the page cache, from there to the disk, and syncing it.
+    pub write: f64,
+    /// Handing it to a program through a ring, and touching every byte there.
+    pub hand: f64,
+}
+
+impl Parts {
+    /// Measures them, as the median of `runs`, in turns.
+    ///
+    /// # Panics
+    /// When the temporary folder cannot be written.
+    #[must_use]
+    pub fn measure(bytes: u64, runs: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source");
+        sample::write_file(&source, bytes, 3).unwrap();
+        let source = File::open(&source).unwrap();
+        source.sync_all().unwrap();
+        let mut buffers = vec![vec![0; CHUNK]; BUFFERS];
+        let mut found: [Vec<f64>; 4] = Default::default();
+        let last = bytes / CHUNK as u64 - 1;
+        for _ in 0..runs.max(1) {
+            let read = timed(bytes, &mut buffers, |chunk, buffer| {
+                source.read_exact_at(buffer, chunk * CHUNK as u64).unwrap();
+            });
+            let hash = timed(bytes, &mut buffers, |chunk, buffer| {
+                black_box(chaining_value(chunk as u32, false, buffer));
+            });
+            let mut target = File::create(folder.path().join("target")).unwrap();
+            let write = timed(bytes, &mut buffers, |chunk, buffer| {
+                target.write_all(buffer).unwrap();
+                if chunk % SYNC_CHUNKS == SYNC_CHUNKS - 1 || chunk == last {
+                    target.sync_data().unwrap();
+                }
+            });
+            let (mut worker, mut program) = rings();
+            let mut space = vec![0; CHUNK];
+            let hand = timed(bytes, &mut buffers, |chunk, buffer| {
+                assert!(worker.producer.try_push(1, chunk, buffer).unwrap());
+                let record = program.consumer.try_peek().unwrap().unwrap();
+                record.copy_to(&mut space);
+                black_box(touch(&space));
+                record.release();
+            });
+            for (found, seconds) in found.iter_mut().zip([read, hash, write, hand]) {
+                found.push(seconds);
+            }
+        }
+        let [read, hash, write, hand] = found.map(|seconds| median(&seconds));
+        Self { read, hash, write, hand }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.read + self.hash + self.write + self.hand
+    }
+}
+
+/// Seconds of CPU for a GiB when `work` is done for each chunk.
+fn timed(bytes: u64, buffers: &mut [Vec<u8>], mut work: impl FnMut(u64, &mut [u8])) -> f64 {
+    let busy = Busy::start();
+    for chunk in 0..bytes / CHUNK as u64 {
+        work(chunk, &mut buffers[chunk as usize % BUFFERS]);
+    }
+    busy.per_gib(bytes)
+}
+
+/// Both ends of the rings between a worker and a program.
+fn rings() -> (Channel, Channel) {
+    let (here, there) = UnixStream::pair().unwrap();
+    let (worker, handover) = Channel::create(DATA_RING_BYTES, NOTICE_RING_BYTES).unwrap();
+    handover.send(&here).unwrap();
+    (worker, Channel::receive(&there).unwrap())
+}
