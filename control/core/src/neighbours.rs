@@ -63,6 +63,8 @@ struct Neighbour {
 #[derive(Debug, Default)]
 pub struct Neighbours {
     nodes: BTreeMap<NodeId, Neighbour>,
+    /// What a path carried is not what it was when [`paths_to_store`](Self::paths_to_store) was called last.
+    paths_changed: bool,
 }
 
 /// There are as many peers as a node remembers.
@@ -105,7 +107,9 @@ impl Neighbours {
 
     /// The operator forgets a node; says whether it was known.
     pub fn remove(&mut self, node: NodeId) -> bool {
-        self.nodes.remove(&node).is_some()
+        let removed = self.nodes.remove(&node);
+        self.paths_changed |= removed.as_ref().is_some_and(|known| known.known.is_some());
+        removed.is_some()
     }
 
     /// Forgets a node, unless the operator admits it or it has a session.
@@ -226,8 +230,24 @@ impl Neighbours {
             let rate = sample.bytes_received as f64 * 1000.0 / f64::from(sample.elapsed_ms);
             smooth(&mut known.throughput_bytes_per_s, rate, PATH_WEIGHT);
         }
-        known.known = sample.known.or(known.known);
+        if sample.known.is_some() {
+            self.paths_changed |= known.admitted && known.known != sample.known;
+            known.known = sample.known;
+        }
         known.sampled_at = Some(now);
+    }
+
+    /// What the path to a node carried before this store was made.
+    pub fn restore_path(&mut self, node: NodeId, path: KnownPath) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.known = Some(path);
+        }
+    }
+
+    /// What the paths to admitted nodes carried when they were last used; `None` when that is as at the last call.
+    pub fn paths_to_store(&mut self) -> Option<Vec<(NodeId, KnownPath)>> {
+        let path = |(id, node): (&NodeId, &Neighbour)| Some((*id, node.known.filter(|_| node.admitted)?));
+        std::mem::take(&mut self.paths_changed).then(|| self.nodes.iter().filter_map(path).collect())
     }
 
     /// A node told of its workers.
@@ -341,6 +361,43 @@ mod tests {
         assert!(store.is_admitted(A));
         assert_eq!(store.pins(Duration::from_secs(60), now).0, [Pin { key: WorkerKey([1; 32]), node: A, known: None }]);
         assert!(store.remove(A) && !store.is_admitted(A) && !store.remove(A));
+    }
+
+    #[test]
+    fn what_a_path_carried_is_stored_when_it_changes_and_comes_back_with_the_pins() {
+        let now = start();
+        let path = KnownPath { rate: 12_500_000, rtt_us: 50_000, loss_ppm: 0 };
+        let sample = |known| PathSample {
+            rtt_us: 0,
+            packets_sent: 0,
+            packets_lost: 0,
+            bytes_received: 0,
+            elapsed_ms: 500,
+            known,
+        };
+        let mut store = Neighbours::default();
+        store.admit(peer(A)).unwrap();
+        store.note(peer(B)).unwrap();
+        store.handle_path(B, sample(Some(path)), now);
+        store.handle_path(A, sample(None), now);
+        assert_eq!(store.paths_to_store(), None, "nothing of an admitted node");
+        store.handle_path(A, sample(Some(path)), now);
+        assert_eq!(store.paths_to_store(), Some(vec![(A, path)]));
+        store.handle_path(A, sample(Some(path)), now);
+        store.handle_path(A, sample(None), now);
+        assert_eq!(store.paths_to_store(), None, "as before");
+        store.remove(A);
+        assert_eq!(store.paths_to_store(), Some(vec![]));
+
+        let mut later = Neighbours::default();
+        later.admit(peer(A)).unwrap();
+        later.restore_path(A, path);
+        later.restore_path(B, path);
+        later.handle_session(A);
+        later.set_workers(A, vec![worker(1)]);
+        let pins = later.pins(Duration::from_secs(60), now).0;
+        assert_eq!(pins, [Pin { key: WorkerKey([1; 32]), node: A, known: Some(path) }]);
+        assert!(!later.is_known(B));
     }
 
     #[test]

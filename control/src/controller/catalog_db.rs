@@ -1,4 +1,4 @@
-//! What survives a restart of the controller: contents, pending puts, peers, policies, in one `redb` database.
+//! What survives a restart of the controller: contents, pending puts, peers, paths, policies, in one `redb` database.
 //!
 //! Every change is one durable transaction. Values are lines of `key=value` or plain text, so that a newer version can
 //! add fields and an older one ignore them.
@@ -10,11 +10,13 @@ use pangea_control_core::catalog::{Claim, Record};
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision};
 use pangea_ipc::policy::{Policy, Revised};
+use pangea_ipc::worker::KnownPath;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
 const CONTENTS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("contents");
 const PUTS: TableDefinition<'_, u64, &str> = TableDefinition::new("pending_puts");
 const PEERS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("peers");
+const PATHS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("paths");
 const POLICIES: TableDefinition<'_, u64, &str> = TableDefinition::new("policies");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
@@ -65,6 +67,8 @@ pub struct Stored {
     pub puts: BTreeMap<JobId, String>,
     /// Peers that the operator added.
     pub peers: Vec<PeerAddress>,
+    /// What the paths to peers carried.
+    pub paths: Vec<(NodeId, KnownPath)>,
     /// Policies that were in force.
     pub policies: Vec<Revised>,
     /// The policy part of the configuration under which the node last started.
@@ -87,6 +91,7 @@ impl CatalogDb {
             transaction.open_table(CONTENTS)?;
             transaction.open_table(PUTS)?;
             transaction.open_table(PEERS)?;
+            transaction.open_table(PATHS)?;
             transaction.open_table(POLICIES)?;
             transaction.open_table(META)?;
             Ok(())
@@ -125,6 +130,12 @@ impl CatalogDb {
         for entry in transaction.open_table(PEERS)?.iter()? {
             let (_, value) = entry?;
             stored.peers.extend(value.value().parse::<PeerAddress>());
+        }
+        for entry in transaction.open_table(PATHS)?.iter()? {
+            let (key, value) = entry?;
+            if let (Ok(node), Some(path)) = (key.value().try_into(), parse_path(value.value())) {
+                stored.paths.push((NodeId(node), path));
+            }
         }
         for entry in transaction.open_table(POLICIES)?.iter()? {
             let (key, value) = entry?;
@@ -177,6 +188,21 @@ impl CatalogDb {
             match peer {
                 Some(peer) => table.insert(&node.0[..], peer.to_string().as_str()).map(drop)?,
                 None => table.remove(&node.0[..]).map(drop)?,
+            }
+            Ok(())
+        })
+    }
+
+    /// Stores what the paths to peers carried; those that are not among them are forgotten.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_paths(&self, paths: &[(NodeId, KnownPath)]) -> Result<(), DbError> {
+        self.write(|transaction| {
+            transaction.delete_table(PATHS)?;
+            let mut table = transaction.open_table(PATHS)?;
+            for (node, path) in paths {
+                table.insert(&node.0[..], print_path(path).as_str())?;
             }
             Ok(())
         })
@@ -264,6 +290,24 @@ fn parse_provider(text: &str) -> Option<(NodeId, Claim)> {
     Some((node, Claim { at_s, size }))
 }
 
+fn print_path(path: &KnownPath) -> String {
+    format!("rate={}\nrtt_us={}\nloss_ppm={}", path.rate, path.rtt_us, path.loss_ppm)
+}
+
+/// `None` when it does not say enough to be of use.
+fn parse_path(text: &str) -> Option<KnownPath> {
+    let (mut rate, mut rtt_us, mut loss_ppm) = (None, None, 0);
+    for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        match key {
+            "rate" => rate = value.parse().ok(),
+            "rtt_us" => rtt_us = value.parse().ok(),
+            "loss_ppm" => loss_ppm = value.parse().unwrap_or_default(),
+            _ => {} // of a later version
+        }
+    }
+    Some(KnownPath { rate: rate?, rtt_us: rtt_us?, loss_ppm })
+}
+
 /// A policy as text: one `KEY=VALUE` a line.
 #[must_use]
 pub fn print_policy(policy: &Policy) -> String {
@@ -293,6 +337,7 @@ mod tests {
             "of an older version"
         );
         let peer = PeerAddress { node, address: Some("127.0.0.1:7".parse().unwrap()) };
+        let path = KnownPath { rate: 12_500_000, rtt_us: 50_000, loss_ppm: 10_000 };
         let revised =
             Revised { revision: Revision(2), policy: Policy { fec_max_overhead_pct: 9, ..Policy::default() } };
         {
@@ -303,6 +348,8 @@ mod tests {
             db.set_content(ContentId([9; 32]), None).unwrap();
             db.set_put(JobId(1), Some("x")).unwrap();
             db.set_peer(node, Some(peer)).unwrap();
+            db.set_paths(&[(NodeId([5; 32]), path)]).unwrap();
+            db.set_paths(&[(node, path)]).unwrap();
             db.add_policy(&Revised { revision: Revision(1), policy: Policy::default() }, &[]).unwrap();
             db.add_policy(&revised, &[Revision(1)]).unwrap();
             db.set_configured("c").unwrap();
@@ -311,6 +358,8 @@ mod tests {
         assert_eq!(stored.contents, [(id, record)]);
         assert_eq!(stored.puts, BTreeMap::from([(JobId(1), "x".to_owned())]));
         assert_eq!((stored.peers, stored.policies), (vec![peer], vec![revised]));
+        assert_eq!(stored.paths, [(node, path)], "of the last time only");
+        assert_eq!(parse_path("rate=1"), None);
         assert_eq!(stored.configured.as_deref(), Some("c"));
         db.write(|t| t.open_table(META)?.insert("version", "2").map(drop).map_err(Into::into)).unwrap();
         drop(db);

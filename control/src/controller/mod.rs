@@ -14,6 +14,7 @@
 //! | [`fetches`] | bringing chunks here, from plan to catalog |
 //! | [`sizes`] | the size of a content, until its last chunk proves it |
 //! | [`catalog_db`] | what survives a restart |
+//! | [`paths`] | when what the paths to peers carried is stored there |
 //! | [`metrics`] | Prometheus text |
 //! | [`node`] | the state that all of these share |
 //! | [`run`] | puts it together |
@@ -29,6 +30,7 @@ pub mod identity;
 pub mod metrics;
 pub mod node;
 pub mod noise;
+pub mod paths;
 pub mod policies;
 pub mod port_owner;
 pub mod put;

@@ -25,7 +25,7 @@ use super::identity::{Identity, IdentityError};
 use super::node::Node;
 use super::port_owner::Protocol;
 use super::settings::Settings;
-use super::{front_door, metrics, policies, port_owner, sessions, workers};
+use super::{front_door, metrics, paths, policies, port_owner, sessions, workers};
 use crate::lookup::Written;
 
 /// How often the watchdog is told that the loop turns.
@@ -125,7 +125,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
 
     let first_start = stored.policies.is_empty();
     let history = History::new(stored.policies.clone(), settings.policy.clone());
-    let (peers, configured) = (stored.peers.clone(), stored.configured.clone());
+    let (peers, paths, configured) = (stored.peers.clone(), stored.paths.clone(), stored.configured.clone());
     let node = Node::new(settings, identity, db, stored, history);
     node.listen.set(Some(peers_socket.local_addr()?));
     node.metrics.set(metrics_socket.as_ref().map(TcpListener::local_addr).transpose()?);
@@ -140,6 +140,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
             tracing::warn!(%peer, %error, "a peer was left out");
         }
     }
+    for (peer, path) in paths {
+        node.neighbours.borrow_mut().restore_path(peer, path);
+    }
     check_data_ports(&node).await?;
     configure(&node, first_start, configured).await;
 
@@ -150,6 +153,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     }
     spawn_local(workers::listen(Rc::clone(&node), workers_socket));
     spawn_local(workers::keep_pins(Rc::clone(&node)));
+    spawn_local(paths::keep(Rc::clone(&node)));
     spawn_local(front_door::listen(Rc::clone(&node), programs));
     if let Some(socket) = metrics_socket {
         spawn_local(metrics::listen(Rc::clone(&node), socket));
@@ -168,6 +172,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         workers::end_all(&node).await;
         reap_stale(&runtime::counters_prefix(&node.settings.runtime_dir));
     }
+    paths::store(&node);
     for socket in [runtime::controller_socket, runtime::workers_socket] {
         let _ = std::fs::remove_file(socket(&node.settings.runtime_dir)); // a stale one is replaced at the next start
     }

@@ -161,7 +161,7 @@ fn watched(lab: &Lab, content: u64, transfer: impl FnOnce() -> Flow + Send) -> W
     Watched { flow, arrival: Flow { bytes: content, took, samples, whole: true, failure: None } }
 }
 
-/// 300 Mbit/s, RTT 150 ms, 1 %: a path never used, and one that the nodes remember.
+/// 300 Mbit/s, RTT 150 ms, 1 %: a path never used, and one that the nodes remember though the sender was restarted.
 pub fn long(bench: &mut Bench) {
     const BYTES: u64 = 128 * MIB;
     let path = Path::new(300.0, 150).loss(1.0);
@@ -169,11 +169,11 @@ pub fn long(bench: &mut Bench) {
         let (mut fresh, mut known) = (Vec::new(), Vec::new());
         for seed in 1..=bench.runs as u64 {
             let lab = path.lab(seed).unwrap();
-            let two = Two::start(lab.pair(), &[]);
+            let mut two = Two::start(lab.pair(), &[]);
             let contents = [two.put(BYTES, seed), two.put(BYTES, 1000 + seed)];
             fresh.push(watched(&lab, BYTES, || two.get(contents[0], None)));
             let _ = two.tally(); // within this time the worker tells what the path carried
-            two.replace_worker_a();
+            two.restart_a(); // its worker knows nothing, its controller what it has stored
             known.push(watched(&lab, BYTES, || two.get(contents[1], None)));
         }
         for (watched, what, goal) in [(&fresh, "1 %, path never used", 0.80), (&known, "1 %, path known", 0.88)] {

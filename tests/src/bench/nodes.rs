@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pangea_client::{Client, ClientError, GetOptions, PutOptions};
 use pangea_ipc::counter::Id;
 use pangea_ipc::ids::ContentId;
-use pangea_ipc::node::{PeerState, Request, Response, WorkerReport, WorkerState};
+use pangea_ipc::node::{PeerState, Request, Response, WorkerReport};
 
 use super::flow::{Flow, cpu_seconds};
 use crate::netlab::{Pair, Side};
@@ -153,15 +153,12 @@ impl Two {
         pids.map(cpu_seconds)
     }
 
-    /// Ends A's worker as a crash would; returns when another has taken its place and B knows that.
-    pub fn replace_worker_a(&self) {
-        let before = worker(&self.client_a);
-        let pid = nix::unistd::Pid::from_raw(before.pid.cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-        wait_until("another worker", || {
-            let now = worker(&self.client_a);
-            now.state == WorkerState::Running && now.pid != before.pid
-        });
+    /// Ends node A in an orderly way and starts it again, at another port; returns when B knows its new worker.
+    pub fn restart_a(&mut self) {
+        assert_eq!(self.a.stop(), Some(0), "{}", self.a.log());
+        self.a.restart_controller();
+        self.a.befriend(&self.b);
+        self.client_a = Client::connect(&self.a.runtime_dir()).unwrap();
         self.await_session();
         // The news of its key travels one way over the session; nothing at B shows when it has come.
         std::thread::sleep(Duration::from_secs(1));
