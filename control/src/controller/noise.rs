@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pangea_ipc::ids::NodeId;
 use snow::{Builder, HandshakeState, StatelessTransportState};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -30,6 +30,10 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 const HANDSHAKE_MESSAGE_MAX: usize = 512;
 /// Bytes of a refusal's sentence at most.
 const REFUSAL_MAX: usize = 512;
+/// After a message, and when nothing follows it in this time, an empty one goes out: TCP learns from its acknowledgement
+/// that the message before it was lost, after a round trip and a quarter. Of a last message it learns only by a timer of
+/// 200 ms and more: one first get of ten over a path with 5 % loss and a round trip of 50 ms began 0.3 s late.
+const NUDGE_AFTER: Duration = Duration::from_millis(10);
 /// Bytes between the pumps and the RPC.
 const PIPE: usize = 256 * 1024;
 
@@ -173,26 +177,29 @@ impl Secured {
 }
 
 async fn seal(
-    mut from: ReadHalf<DuplexStream>,
-    mut to: WriteHalf<TcpStream>,
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
     transport: Rc<StatelessTransportState>,
     mut nonce: u64,
 ) -> Result<(), NoiseError> {
     let (mut plain, mut message) = (vec![0; PLAIN_MAX], vec![0; PLAIN_MAX + TAG_LEN]);
+    let mut nudged = true;
     loop {
-        let len = from.read(&mut plain).await?;
-        if len == 0 {
+        let next = from.read(&mut plain);
+        let len = if nudged { Some(next.await?) } else { timeout(NUDGE_AFTER, next).await.ok().transpose()? };
+        if len == Some(0) {
             return Ok(to.shutdown().await?);
         }
-        let len = transport.write_message(nonce, plain.get(..len).unwrap_or_default(), &mut message)?;
+        nudged = len.is_none();
+        let len = transport.write_message(nonce, plain.get(..len.unwrap_or(0)).unwrap_or_default(), &mut message)?;
         nonce += 1;
         write_framed(&mut to, message.get(..len).unwrap_or_default()).await?;
     }
 }
 
 async fn open(
-    mut from: ReadHalf<TcpStream>,
-    mut to: WriteHalf<DuplexStream>,
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
     transport: Rc<StatelessTransportState>,
     mut nonce: u64,
 ) -> Result<(), NoiseError> {
@@ -250,4 +257,64 @@ async fn read_framed(from: &mut (impl AsyncReadExt + Unpin), max: usize) -> Resu
     let mut message = vec![0; len];
     from.read_exact(&mut message).await?;
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// Both ends' keys after a handshake that took place in memory.
+    fn shaken() -> [StatelessTransportState; 2] {
+        let builder = || Builder::new(PATTERN.parse().unwrap());
+        let keys = [builder().generate_keypair().unwrap(), builder().generate_keypair().unwrap()];
+        let mut initiator = builder().local_private_key(&keys[0].private).unwrap().build_initiator().unwrap();
+        let mut responder = builder().local_private_key(&keys[1].private).unwrap().build_responder().unwrap();
+        let (mut message, mut plain) = ([0; HANDSHAKE_MESSAGE_MAX], [0; HANDSHAKE_MESSAGE_MAX]);
+        for turn in 0..3 {
+            let (from, to) =
+                if turn == 1 { (&mut responder, &mut initiator) } else { (&mut initiator, &mut responder) };
+            let len = from.write_message(&[], &mut message).unwrap();
+            to.read_message(&message[..len], &mut plain).unwrap();
+        }
+        [initiator.into_stateless_transport_mode().unwrap(), responder.into_stateless_transport_mode().unwrap()]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_message_is_followed_by_one_empty_message_that_nobody_sees() {
+        let [ours, theirs] = shaken();
+        let ((mut program, from_program), (to_wire, mut wire)) = (duplex(PIPE), duplex(PIPE));
+        let sealing = seal(from_program, to_wire, Rc::new(ours), 0);
+        let (relay, from_wire) = duplex(PIPE);
+        let (to_program, mut received) = duplex(PIPE);
+        let opening = open(from_wire, to_program, Rc::new(theirs), 0);
+        let script = async {
+            let mut relay = relay;
+            let mut lengths = Vec::new();
+            let started = Instant::now();
+            // Two messages that follow each other, and a third long after.
+            program.write_all(b"one").await.unwrap();
+            sleep(NUDGE_AFTER / 2).await;
+            program.write_all(b"two").await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            program.write_all(b"three").await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            drop(program);
+            while let Ok(message) = read_framed(&mut wire, MESSAGE_MAX).await {
+                lengths.push(message.len() - TAG_LEN);
+                write_framed(&mut relay, &message).await.unwrap();
+            }
+            assert_eq!(lengths, [3, 3, 0, 5, 0]);
+            assert!(started.elapsed() < Duration::from_secs(3));
+            let mut seen = [0; 11];
+            received.read_exact(&mut seen).await.unwrap();
+            assert_eq!(&seen, b"onetwothree");
+        };
+        tokio::select! {
+            ((), sealed) = async { tokio::join!(script, sealing) } => sealed.unwrap(),
+            ended = opening => panic!("{ended:?}"),
+        }
+    }
 }
