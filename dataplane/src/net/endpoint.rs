@@ -6,12 +6,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::{io, net};
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::IpMtu;
 use quinn::{
     AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig, TokioRuntime,
     TransportConfig, VarInt,
 };
+use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::congestion::{Factory, Law};
@@ -50,10 +49,14 @@ const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// UDP payload that any path may have at most. The transport hands the kernel ten packets at a time, which together must
 /// not exceed the 65507 bytes of one IP packet: such a send would fail, and nobody would be told.
 pub const MTU_MAX: u16 = 6500;
-/// UDP payload that is tried at most where the system does not tell more: Ethernet's 1500 bytes less headers.
+/// UDP payload that is tried at most before it is known where to: Ethernet's 1500 bytes less an IPv4 and a UDP header.
 pub const MTU_USUAL: u16 = 1472;
+/// Bytes of an IP packet where the system does not tell: Ethernet's.
+const ETHERNET: u32 = 1500;
 /// Bytes of an IPv4 and a UDP header.
-const IPV4_UDP: i32 = 28;
+const IPV4_UDP: u32 = 28;
+/// Bytes of an IPv6 and a UDP header.
+const IPV6_UDP: u32 = 48;
 /// Discovery stops within so many bytes of what the path carries: half a percent of a packet.
 const MTU_STEP: u16 = 8;
 /// After so long it is tried again whether large packets get through. The transport takes four bursts of losses in large
@@ -118,21 +121,18 @@ pub fn server(identity: &Identity, pins: &Pins, law: &Arc<Law>) -> Result<Server
 /// answer; with a bound that is usually right, nothing is lost.
 #[must_use]
 pub fn mtu_max(remote: SocketAddr) -> u16 {
-    if remote.is_ipv6() {
-        return MTU_USUAL; // the system knows, but no safe call asks it
-    }
-    let ask = || -> io::Result<i32> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    let ask = || -> io::Result<u32> {
+        let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP))?;
         socket.connect(&remote.into())?; // sends nothing
-        Ok(getsockopt(&socket, IpMtu)?)
+        Ok(if remote.is_ipv4() { ip_mtu(&socket)? } else { ipv6_mtu(&socket)? })
     };
-    match ask() {
-        Ok(mtu) => u16::try_from((mtu - IPV4_UDP).clamp(0, MTU_MAX.into())).unwrap_or(MTU_USUAL),
-        Err(error) => {
-            tracing::debug!(%remote, %error, "the system does not tell what the path carries; trying up to {MTU_USUAL}");
-            MTU_USUAL
-        }
-    }
+    let packet = ask().unwrap_or_else(|error| {
+        tracing::debug!(%remote, %error, "the system does not tell what the path carries; trying up to {ETHERNET} bytes");
+        ETHERNET
+    });
+    let payload = packet.saturating_sub(if remote.is_ipv4() { IPV4_UDP } else { IPV6_UDP });
+    u16::try_from(payload).unwrap_or(MTU_MAX).min(MTU_MAX)
 }
 
 /// The transport parameters of both sides, for a path that may take packets of `mtu_max` bytes.
