@@ -22,10 +22,11 @@ impl Allowed {
         Some(Self { set, cpus })
     }
 
-    /// Pins the calling thread as the policy says; threads that it starts later inherit that. Says the CPU.
+    /// Pins the calling thread as the policy says. Threads that it starts later inherit that: see [`Self::unpin`]. Says
+    /// the CPU.
     pub fn pin(&self, worker: WorkerIndex, pinning: &Pinning) -> Option<u16> {
         let Some(cpu) = choose(worker, pinning, &self.cpus) else {
-            apply(&self.set, worker);
+            self.unpin();
             return None;
         };
         let mut set = CpuSet::new();
@@ -33,16 +34,21 @@ impl Allowed {
             tracing::warn!(%worker, cpu, %error, "not pinned: the system knows no such CPU; set workers.cpus");
             return None;
         }
-        apply(&set, worker).then_some(cpu)
+        match sched_setaffinity(Pid::from_raw(0), &set) {
+            Ok(()) => Some(cpu),
+            Err(error) => {
+                tracing::warn!(%worker, cpu, %error, "not pinned: the system refuses; set workers.cpus to CPUs that it may use, or off");
+                None
+            }
+        }
     }
-}
 
-fn apply(set: &CpuSet, worker: WorkerIndex) -> bool {
-    let result = sched_setaffinity(Pid::from_raw(0), set);
-    if let Err(error) = result {
-        tracing::warn!(%worker, %error, "not pinned: the system refuses; set workers.cpus to CPUs that it may use, or off");
+    /// Lets the calling thread run on every CPU that the process may use.
+    pub fn unpin(&self) {
+        if let Err(error) = sched_setaffinity(Pid::from_raw(0), &self.set) {
+            tracing::warn!(%error, "a thread may still use one CPU only: the system refuses to give it the others back");
+        }
     }
-    result.is_ok()
 }
 
 fn choose(worker: WorkerIndex, pinning: &Pinning, allowed: &[u16]) -> Option<u16> {

@@ -17,6 +17,7 @@ use pangea_ipc::rpc::{ListenError, listen_unix};
 use pangea_ipc::runtime;
 use pangea_ipc::worker::{Event, KnownPath, PathSample, Registration};
 use pangea_ring::{CountersSegment, reap_stale};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -86,19 +87,26 @@ pub enum RunError {
 /// # Errors
 /// When it cannot be set up.
 pub fn run(settings: Settings) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let allowed_cpus = Allowed::now();
+    let runtime = runtime_of(allowed_cpus.clone())?;
     let local = LocalSet::new();
     // Every line of the log says which worker, and below it which peer or job, it is about.
     let span = tracing::info_span!("worker", index = %settings.worker);
-    local.block_on(&runtime, serve(settings).instrument(span))
+    local.block_on(&runtime, serve(settings, allowed_cpus).instrument(span))
 }
 
-async fn serve(settings: Settings) -> Result<(), RunError> {
+/// One thread for the network, which may be pinned, and others for what waits for the disk, which must not compete with it
+/// for its CPU.
+fn runtime_of(allowed_cpus: Option<Allowed>) -> std::io::Result<Runtime> {
+    let unpin = move || allowed_cpus.iter().for_each(Allowed::unpin);
+    Builder::new_current_thread().enable_all().thread_name("disk").on_thread_start(unpin).build()
+}
+
+async fn serve(settings: Settings, allowed_cpus: Option<Allowed>) -> Result<(), RunError> {
     let index = settings.worker;
     // First: a worker that is told to end while it starts cleans up too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let allowed_cpus = Allowed::now();
     create_folder(&settings.runtime_dir)?;
     // Held until the process is gone, not just until this function returns: whoever waits for it waits for all of it.
     std::mem::forget(lock(&runtime::worker_lock(&settings.runtime_dir, index), index)?);
@@ -263,5 +271,32 @@ async fn sample(worker: Rc<Worker>) {
             }
         }
         totals.replace(seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::sched_getaffinity;
+    use nix::unistd::Pid;
+    use pangea_ipc::policy::Pinning;
+
+    use super::*;
+
+    #[test]
+    fn only_the_network_thread_is_pinned() {
+        let now = || sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let network = std::thread::spawn(move || {
+            let (before, allowed) = (now(), Allowed::now());
+            let runtime = runtime_of(allowed.clone()).unwrap();
+            let disk = runtime.block_on(async {
+                allowed.unwrap().pin(WorkerIndex(0), &Pinning::Auto).unwrap();
+                tokio::task::spawn_blocking(now).await.unwrap()
+            });
+            (before, now(), disk)
+        });
+        let (before, network, disk) = network.join().unwrap();
+        assert_eq!(disk, before);
+        let cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| network.is_set(*cpu).unwrap()).count();
+        assert_eq!(cpus, 1);
     }
 }

@@ -34,11 +34,9 @@ async fn large_packets_are_found_and_a_long_stream_arrives_as_it_was_sent() {
 fn what_the_device_takes_is_the_bound() {
     // Loopback takes 65536 bytes; a machine without IPv6 has no device there, and Ethernet's packets are tried.
     let without = std::net::UdpSocket::bind("[::1]:0").is_err();
-    for (address, bound) in [
-        ("127.0.0.1:9", MTU_MAX),
-        ("[::1]:9", if without { 1452 } else { MTU_MAX }),
-        ("[::ffff:127.0.0.1]:9", MTU_MAX),
-    ] {
+    for (address, bound) in
+        [("127.0.0.1:9", MTU_MAX), ("[::1]:9", if without { 1452 } else { MTU_MAX }), ("[::ffff:127.0.0.1]:9", MTU_MAX)]
+    {
         let address: SocketAddr = address.parse().unwrap();
         assert_eq!(mtu_max(address), bound, "{address}");
     }
