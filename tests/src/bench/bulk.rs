@@ -28,7 +28,7 @@ struct Bulk {
 
 fn bulk(path: &Path, bytes: u64, seed: u64) -> Bulk {
     let lab = path.lab(seed).unwrap();
-    let two = Two::start(lab.pair(), &[]);
+    let two = Two::start(lab.pair());
     let content = two.put(bytes, seed);
     let before = lab.counters();
     let flow = two.get(content, None);
@@ -169,7 +169,7 @@ pub fn long(bench: &mut Bench) {
         let (mut fresh, mut known) = (Vec::new(), Vec::new());
         for seed in 1..=bench.runs as u64 {
             let lab = path.lab(seed).unwrap();
-            let mut two = Two::start(lab.pair(), &[]);
+            let mut two = Two::start(lab.pair());
             let contents = [two.put(BYTES, seed), two.put(BYTES, 1000 + seed)];
             fresh.push(watched(&lab, BYTES, || two.get(contents[0], None)));
             let _ = two.tally(); // within this time the worker tells what the path carried

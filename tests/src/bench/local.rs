@@ -150,7 +150,7 @@ impl Found {
 
 impl<'a> Against<'a> {
     fn new(pair: &'a Pair, bytes: u64) -> Self {
-        let two = Two::start(pair, &[]);
+        let two = Two::start(pair);
         two.pin();
         let content = two.put(bytes, 1);
         Self { bytes, pair, two, content }

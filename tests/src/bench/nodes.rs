@@ -91,13 +91,12 @@ impl Two {
     /// # Panics
     /// When it does not.
     #[must_use]
-    pub fn start(pair: &Pair, policy: &[&str]) -> Self {
+    pub fn start(pair: &Pair) -> Self {
         let node = |side| {
             Node::start(NodeOptions {
                 workers: 1,
                 listen: format!("{}:0", pair.address(side)),
                 namespace: Some(pair.name(side).to_owned()),
-                policy: policy.iter().map(|&assignment| assignment.to_owned()).collect(),
                 ..NodeOptions::default()
             })
         };
@@ -125,6 +124,13 @@ impl Two {
     pub fn pin(&self) {
         for (client, cpu) in [(&self.client_a, 0), (&self.client_b, 1)] {
             client.call(Request::PolicySet(vec![format!("workers.cpus={cpu}")])).unwrap();
+        }
+    }
+
+    /// Changes one value of the policy at both.
+    pub fn set_policy(&self, assignment: &str) {
+        for client in [&self.client_a, &self.client_b] {
+            client.call(Request::PolicySet(vec![assignment.to_owned()])).unwrap();
         }
     }
 

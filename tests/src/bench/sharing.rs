@@ -45,7 +45,7 @@ pub fn fair(bench: &mut Bench) {
                 continue;
             }
             let lab = path.lab(1).unwrap();
-            let two = Two::start(lab.pair(), &[]);
+            let two = Two::start(lab.pair());
             let bytes = enough(&path, time);
             let content = two.put(bytes, 1);
             let Some(mut tcp) = Tcp::connect(lab.pair(), law) else {
@@ -82,7 +82,7 @@ pub fn fair(bench: &mut Bench) {
     if bench.wants("fair alone") {
         let path = Path { queue_bdp: DEEP, ..path() };
         let lab = path.lab(1).unwrap();
-        let two = Two::start(lab.pair(), &[]);
+        let two = Two::start(lab.pair());
         let content = two.put(enough(&path, ALONE), 1);
         let before = lab.counters();
         let flow = two.get(content, Some(ALONE));
@@ -105,7 +105,7 @@ pub fn two(bench: &mut Bench) {
     const LAST: Duration = Duration::from_secs(10);
     let path = path();
     let lab = path.lab(1).unwrap();
-    let pairs = [Two::start(lab.pair(), &[]), Two::start(lab.pair(), &[])];
+    let pairs = [Two::start(lab.pair()), Two::start(lab.pair())];
     let contents = [pairs[0].put(enough(&path, TIME), 1), pairs[1].put(enough(&path, TIME), 2)];
     let flows: [Flow; 2] = std::thread::scope(|scope| {
         let first = scope.spawn(|| get(&pairs[0].client_b, contents[0], Some(TIME)));
@@ -151,7 +151,7 @@ fn steps_case(bench: &mut Bench, steps: &[Step]) {
         return;
     }
     let lab = steps[0].path.lab(1).unwrap();
-    let nodes = Two::start(lab.pair(), &[]);
+    let nodes = Two::start(lab.pair());
     let time = STEP * u32::try_from(steps.len()).unwrap();
     let content = nodes.put(enough(&steps[0].path, time), 1);
     let (flow, changed_at) = std::thread::scope(|scope| {
