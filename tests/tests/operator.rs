@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::ToSocketAddrs;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,12 +29,16 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Starts a get and waits until some of the content is on disk.
+/// Bytes of the store's file `have` before its bits.
+const HAVE_HEADER_LEN: usize = 16;
+
+/// Starts a get and waits until some of the content is claimed: what is on disk but not yet synced does not count.
 fn get_under_way(node: &Node, ticket: &str, id: &str, output: &std::path::Path) -> Child {
     let mut get = node.ctl_command(["get", ticket, "-o", output.to_str().unwrap()]);
     let get = get.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let data = node.state_dir().join("store").join(id).join("data");
-    wait_for("a get begins", || std::fs::metadata(&data).is_ok_and(|data| data.blocks() > 0));
+    let have = node.state_dir().join("store").join(id).join("have");
+    let bits = |have: Vec<u8>| have.into_iter().skip(HAVE_HEADER_LEN).any(|bits| bits != 0);
+    wait_for("a get begins", || std::fs::read(&have).is_ok_and(bits));
     get
 }
 
