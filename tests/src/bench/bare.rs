@@ -1,15 +1,18 @@
-//! A bare quinn stream as a peer: two processes with a worker's TLS, and nothing else of it: no hash, no disk.
+//! A bare quinn stream as a peer: two processes with a worker's TLS, and nothing else of it: no hash, no disk, unless it
+//! is laden with them (see [`super::laden`]).
 //!
 //! This program plays both roles. It tells its child the role by [`ROLE`]; what else must be known goes through pipes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use pangea_dataplane::cpu::Allowed;
 use pangea_dataplane::net::endpoint::{CONNECTION_WINDOW, MTU_MAX, bind, mtu_max, transport};
 use pangea_dataplane::net::tls::{Identity, Pins, SERVER_NAME};
 use pangea_ipc::ids::{NodeId, WorkerKey};
@@ -18,9 +21,11 @@ use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 
 use super::flow::{Flow, cpu_seconds};
+use super::laden::Load;
 use crate::netlab::{Pair, Side};
 
-/// The environment variable that makes this program a role: `server ADDRESS LAW CPU` or `client ADDRESS LAW CPU`.
+/// The environment variable that makes this program a role: `server ADDRESS LAW CPU LOAD` or `client ADDRESS LAW CPU LOAD`;
+/// `-` = no CPU in particular, no load.
 pub const ROLE: &str = "PANGEA_BENCH_ROLE";
 
 /// How a bare stream sends.
@@ -93,7 +98,7 @@ struct Role {
 }
 
 impl Role {
-    fn start(pair: Option<(&Pair, Side)>, name: &str, law: Law, cpu: Option<usize>) -> Self {
+    fn start(pair: Option<(&Pair, Side)>, name: &str, law: Law, cpu: Option<usize>, load: Option<&Path>) -> Self {
         let own = std::env::current_exe().unwrap();
         let (mut command, address) = match pair {
             Some((pair, side)) => (pair.command(side, own), pair.address(side).to_string()),
@@ -101,7 +106,11 @@ impl Role {
         };
         let law = Law::ALL.iter().position(|&one| one == law).unwrap();
         let cpu = cpu.map_or("-".to_owned(), |cpu| cpu.to_string());
-        command.env(ROLE, format!("{name} {address}:0 {law} {cpu}")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let load = load.unwrap_or(Path::new("-")).display();
+        command
+            .env(ROLE, format!("{name} {address}:0 {law} {cpu} {load}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stdin, says) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, stdin, says }
@@ -119,8 +128,18 @@ impl Bare {
     /// Starts both, the server at A and the client at B, or both on loopback, and pins them when asked.
     #[must_use]
     pub fn start(pair: Option<&Pair>, law: Law, pinned: bool) -> Self {
-        let mut server = Role::start(pair.map(|pair| (pair, Side::A)), "server", law, pinned.then_some(0));
-        let mut client = Role::start(pair.map(|pair| (pair, Side::B)), "client", law, pinned.then_some(1));
+        Self::start_both(pair, law, pinned, [None, None])
+    }
+
+    /// The same, pinned, with a file that the server sends and one that the client writes.
+    #[must_use]
+    pub fn start_laden(pair: &Pair, law: Law, from: &Path, to: &Path) -> Self {
+        Self::start_both(Some(pair), law, true, [Some(from), Some(to)])
+    }
+
+    fn start_both(pair: Option<&Pair>, law: Law, pinned: bool, [from, to]: [Option<&Path>; 2]) -> Self {
+        let mut server = Role::start(pair.map(|pair| (pair, Side::A)), "server", law, pinned.then_some(0), from);
+        let mut client = Role::start(pair.map(|pair| (pair, Side::B)), "client", law, pinned.then_some(1), to);
         let (server_line, client_key) = (line(&mut server.says), line(&mut client.says));
         writeln!(server.stdin, "{client_key}").unwrap();
         writeln!(client.stdin, "{server_line}").unwrap();
@@ -173,7 +192,8 @@ fn key_from(text: &str) -> WorkerKey {
 #[must_use]
 pub fn played() -> bool {
     let Ok(text) = std::env::var(ROLE) else { return false };
-    let [role, address, law, cpu] = text.split(' ').collect::<Vec<_>>()[..] else { panic!("four words") };
+    let [role, address, law, cpu, load] = text.splitn(5, ' ').collect::<Vec<_>>()[..] else { panic!("five words") };
+    let load = (load != "-").then(|| Load { path: load.into(), allowed: Allowed::now() });
     if let Ok(cpu) = cpu.parse() {
         let mut cpus = CpuSet::new();
         cpus.set(cpu).unwrap();
@@ -181,11 +201,11 @@ pub fn played() -> bool {
     }
     let law = Law::ALL[law.parse::<usize>().unwrap()];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(play(role, address, law));
+    runtime.block_on(play(role, address, law, load.as_ref()));
     true
 }
 
-async fn play(role: &str, address: &str, law: Law) {
+async fn play(role: &str, address: &str, law: Law, load: Option<&Load>) {
     let identity = Identity::generate().unwrap();
     let pins = Pins::default();
     let mut config = EndpointConfig::default();
@@ -202,7 +222,7 @@ async fn play(role: &str, address: &str, law: Law) {
         config.transport_config(Arc::new(law.transport(incoming.remote_address())));
         let connection = incoming.accept_with(Arc::new(config)).unwrap().await.unwrap();
         while let Ok((send, recv)) = connection.accept_bi().await {
-            let _ = serve(send, recv).await; // the client tells what became of it
+            let _ = serve(send, recv, load).await; // the client tells what became of it
         }
         return;
     }
@@ -218,7 +238,7 @@ async fn play(role: &str, address: &str, law: Law) {
         let [bytes, limit_ms] = words.split(' ').collect::<Vec<_>>()[..] else { return };
         let limit = Duration::from_millis(limit_ms.parse().unwrap());
         let (started, mut came) = (Instant::now(), 0);
-        let fetch = fetch(&connection, bytes.parse().unwrap(), &mut came);
+        let fetch = fetch(&connection, bytes.parse().unwrap(), &mut came, load);
         let failure = match tokio::time::timeout(limit, fetch).await {
             // quinn's own words are the innermost.
             Ok(Err(error)) => {
@@ -230,13 +250,17 @@ async fn play(role: &str, address: &str, law: Law) {
     }
 }
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+pub(super) type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-async fn serve(mut send: quinn::SendStream, mut recv: quinn::RecvStream) -> Outcome {
+async fn serve(mut send: quinn::SendStream, mut recv: quinn::RecvStream, load: Option<&Load>) -> Outcome {
     let mut wanted = [0; 8];
     recv.read_exact(&mut wanted).await?;
-    let block = vec![7; 256 << 10];
     let mut rest = u64::from_le_bytes(wanted);
+    if let Some(load) = load {
+        load.send(&mut send, rest).await?;
+        rest = 0;
+    }
+    let block = vec![7; 256 << 10];
     while rest > 0 {
         let part = rest.min(block.len() as u64);
         send.write_all(&block[..part as usize]).await?;
@@ -246,9 +270,12 @@ async fn serve(mut send: quinn::SendStream, mut recv: quinn::RecvStream) -> Outc
     Ok(())
 }
 
-async fn fetch(connection: &quinn::Connection, bytes: u64, came: &mut u64) -> Outcome {
+async fn fetch(connection: &quinn::Connection, bytes: u64, came: &mut u64, load: Option<&Load>) -> Outcome {
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(&bytes.to_le_bytes()).await?;
+    if let Some(load) = load {
+        return load.receive(&mut recv, came).await;
+    }
     while let Some(chunk) = recv.read_chunk(1 << 20, true).await? {
         *came += chunk.bytes.len() as u64;
     }

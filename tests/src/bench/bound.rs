@@ -23,7 +23,7 @@ const CHUNK: usize = CHUNK_SIZE as usize;
 /// Chunks that are under way at a time, each with a buffer of its own: they do not stay in a core's cache.
 const BUFFERS: usize = 32;
 /// Chunks after which what is written is synced, as in a fetch.
-const SYNC_CHUNKS: u64 = 128;
+pub(super) const SYNC_CHUNKS: u64 = 128;
 
 /// CPUs of this machine.
 #[must_use]

@@ -1,10 +1,12 @@
 //! What one machine can do without a path in the way: cases `put`, `get`, `local`, `policy` on loopback, and `veth`.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use pangea_client::{Client, PutOptions};
 use pangea_ipc::ids::ContentId;
 use pangea_ipc::node::Request;
+use tempfile::TempDir;
 
 use super::bare::{Bare, Law};
 use super::bound::{Busy, Parts, cpus};
@@ -19,6 +21,11 @@ use crate::{Node, NodeOptions, sample};
 
 /// A local transfer that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// The file that a laden stream sends.
+const FROM: &str = "from";
+/// The file that it writes.
+const TO: &str = "to";
 
 fn rate(flow: &Flow) -> f64 {
     assert!(flow.whole, "{}", flow.trouble());
@@ -49,7 +56,7 @@ pub fn transfers(bench: &mut Bench, case: Case) {
     for (client, cpu) in [(&client_a, 0), (&client_b, 1)] {
         client.call(Request::PolicySet(vec![format!("workers.cpus={cpu}")])).unwrap();
     }
-    std::io::copy(&mut std::fs::File::open(&source).unwrap(), &mut std::io::sink()).unwrap(); // into the page cache
+    std::io::copy(&mut File::open(&source).unwrap(), &mut std::io::sink()).unwrap(); // into the page cache
 
     let mut whole = Vec::new();
     let mut id = None;
@@ -59,7 +66,7 @@ pub fn transfers(bench: &mut Bench, case: Case) {
         }
         let started = Instant::now();
         let mut last = Duration::ZERO;
-        let file = std::fs::File::open(&source).unwrap();
+        let file = File::open(&source).unwrap();
         let options = PutOptions { name: "source".into(), size: Some(bytes) };
         let mut note = |_| {
             last = started.elapsed();
@@ -123,10 +130,11 @@ struct Against<'a> {
     pair: &'a Pair,
     two: Two,
     content: ContentId,
+    /// Holds the file that a laden stream sends, and the one that it writes.
+    folder: TempDir,
 }
 
 /// Rates of one kind of transfer in GB/s, and the processor seconds for a GiB: of each side, and of the whole machine.
-#[derive(Default)]
 struct Found {
     rates: Vec<f64>,
     cpu: Vec<Vec<f64>>,
@@ -134,6 +142,8 @@ struct Found {
 }
 
 impl Found {
+    const NONE: Self = Self { rates: Vec::new(), cpu: Vec::new(), busy: Vec::new() };
+
     fn add(&mut self, flow: &Flow, busy: &Busy, before: &[f64], after: &[f64]) {
         self.busy.push(busy.per_gib(flow.bytes));
         self.rates.push(rate(flow));
@@ -153,11 +163,24 @@ impl<'a> Against<'a> {
         let two = Two::start(pair);
         two.pin();
         let content = two.put(bytes, 1);
-        Self { bytes, pair, two, content }
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join(FROM);
+        sample::write_file(&source, bytes, 2).unwrap();
+        File::open(source).unwrap().sync_all().unwrap();
+        Self { bytes, pair, two, content, folder }
     }
 
     fn stream(&self, law: Law, found: &mut Found) {
-        let mut bare = Bare::start(Some(self.pair), law, true);
+        self.fetch(Bare::start(Some(self.pair), law, true), found);
+    }
+
+    fn laden(&self, found: &mut Found) {
+        let [from, to] = [FROM, TO].map(|name| self.folder.path().join(name));
+        let _ = std::fs::remove_file(&to); // not there the first time
+        self.fetch(Bare::start_laden(self.pair, Law::Worker, &from, &to), found);
+    }
+
+    fn fetch(&self, mut bare: Bare, found: &mut Found) {
         let (busy, before) = (Busy::start(), bare.cpu());
         let flow = bare.fetch(self.bytes, LIMIT);
         found.add(&flow, &busy, &before, &bare.cpu());
@@ -176,14 +199,19 @@ impl<'a> Against<'a> {
 fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &str, goal: f64) -> f64 {
     let against = Against::new(pair, bench.mib << 20);
     // In turns: what the machine does in one minute it may not do in the next.
-    let (mut ours, mut own, mut bbr) = (Found::default(), Found::default(), Found::default());
+    let [mut ours, mut own, mut bbr, mut laden] = [const { Found::NONE }; 4];
     for _ in 0..bench.runs.max(1) {
         against.stream(Law::Worker, &mut own);
         against.stream(Law::WorkerBbr, &mut bbr);
         against.get(&mut ours);
+        against.laden(&mut laden);
     }
-    for (law, found) in [(Law::Worker, &own), (Law::WorkerBbr, &bbr)] {
-        let row = Row::new(case, format!("stream, {what}, pinned"), median(&found.rates), "GB/s").who(law.name());
+    let bare = format!("stream, {what}, pinned");
+    let as_get = format!("{bare}, that is read, hashed, written, synced");
+    for (law, found, what) in
+        [(Law::Worker, &own, &bare), (Law::WorkerBbr, &bbr, &bare), (Law::Worker, &laden, &as_get)]
+    {
+        let row = Row::new(case, what, median(&found.rates), "GB/s").who(law.name());
         bench.add(row.note(found.cpu_words(&["sender", "receiver"])));
     }
     let fastest = median(&own.rates).max(median(&bbr.rates));
@@ -193,6 +221,9 @@ fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &st
     let reached = median(&ours.rates);
     let row = Row::new(case, format!("get, {what}, pinned, verified, synced"), reached, "GB/s");
     bench.add(row.against(fastest).goal(Goal::AtLeast(goal)).note(note));
+    let row =
+        Row::new(case, format!("get, {what}, of the stream that is read, hashed, written, synced"), reached, "GB/s");
+    bench.add(row.against(median(&laden.rates)));
     let streams = if median(&own.rates) >= median(&bbr.rates) { &own } else { &bbr };
     add_bound(bench, case, what, (median(&ours.busy), reached), (median(&streams.busy), fastest));
     reached

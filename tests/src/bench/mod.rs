@@ -20,6 +20,7 @@ pub mod bare;
 pub mod bound;
 pub mod bulk;
 pub mod flow;
+pub mod laden;
 pub mod local;
 mod nginx;
 pub mod nodes;
