@@ -57,9 +57,7 @@ impl Pool {
     }
 
     fn with(&self, permit: OwnedSemaphorePermit) -> Buffer {
-        let kept = self.kept.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let bytes = kept.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice());
-        Buffer { bytes, len: 0, kept: Arc::clone(&self.kept), _permit: permit }
+        Buffer { bytes: Box::default(), len: 0, kept: Arc::clone(&self.kept), _permit: permit }
     }
 }
 
@@ -90,8 +88,12 @@ impl Buffer {
         self.len = len.min(BUFFER_LEN);
     }
 
-    /// The whole memory, whatever counts.
+    /// The whole memory, whatever counts; its bytes are whatever was there before.
     pub fn space(&mut self) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            let kept = self.kept.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            self.bytes = kept.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice());
+        }
         &mut self.bytes
     }
 }
@@ -105,7 +107,9 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        self.kept.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        if !bytes.is_empty() {
+            self.kept.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        }
     }
 }
 
