@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use super::StoreError;
 
 /// Mode of every file in the store: the node's user alone.
@@ -55,6 +57,14 @@ pub fn write_at(to: &Located, bytes: &[u8], offset: u64) -> Result<(), StoreErro
 /// What the disk says.
 pub fn set_len(of: &Located, len: u64) -> Result<(), StoreError> {
     of.file.set_len(len).map_err(StoreError::at(&of.path))
+}
+
+/// Asks for room on disk for bytes that will be written soon. Where the file system cannot give it, or has none, nothing
+/// changes: the write asks again, and says so.
+pub fn reserve(of: &Located, offset: u64, len: u64) {
+    if let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) {
+        let _ = fallocate(&of.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len);
+    }
 }
 
 /// Makes what was written to a file durable.

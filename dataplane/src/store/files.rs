@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::unistd::{Whence, lseek};
 use pangea_ipc::chunk_set::ChunkSet;
@@ -27,6 +28,10 @@ const HAVE_MAGIC: &[u8; 8] = b"PGHAVE01";
 /// Bytes before the bits: magic, bound (u32, little-endian), four zero bytes.
 const HAVE_HEADER_LEN: usize = 16;
 
+/// Chunks that room on disk is asked for at once at most: 64 MiB. Writing to blocks that the file system has to find one by
+/// one takes a third more processor time (0.27 instead of 0.20 s for a GiB on ext4).
+const RESERVE_MAX: u32 = 256;
+
 const DATA: &str = "data";
 const MANIFEST: &str = "manifest";
 const HAVE: &str = "have";
@@ -38,6 +43,8 @@ pub struct ContentFiles {
     manifest: Manifest,
     data: Located,
     have: Located,
+    /// Chunks for which there is room on disk, as far as this worker knows.
+    reserved: Mutex<ChunkSet>,
     /// The names of these files, and of their folder, are durable.
     named: AtomicBool,
 }
@@ -57,7 +64,8 @@ impl ContentFiles {
             disk::set_len(&data, size)?;
         }
         let (have, _) = disk::open(&folder.join(HAVE))?;
-        Ok(Self { folder, manifest, data, have, named: AtomicBool::new(false) })
+        let reserved = Mutex::new(ChunkSet::empty(manifest.geometry().chunk_count()));
+        Ok(Self { folder, manifest, data, have, reserved, named: AtomicBool::new(false) })
     }
 
     /// What the content is and how its chunks are checked.
@@ -71,7 +79,27 @@ impl ContentFiles {
     /// # Errors
     /// What the disk says.
     pub fn write(&self, chunk: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
+        self.reserve(chunk);
         disk::write_at(&self.data, bytes, self.offset(chunk))
+    }
+
+    /// Asks for room for a chunk, and for as many after it as lie right before it: what is written in order soon gets room
+    /// in large pieces, and what is not takes no more than twice its size.
+    fn reserve(&self, chunk: ChunkIndex) {
+        let geometry = self.manifest.geometry();
+        let range = {
+            let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+            if reserved.contains(chunk) {
+                return;
+            }
+            let before = (0..chunk).rev().take(RESERVE_MAX as usize).take_while(|before| reserved.contains(*before));
+            let len = u32::try_from(before.count()).unwrap_or(0).max(1);
+            let range = chunk..chunk.saturating_add(len).min(geometry.chunk_count());
+            reserved.insert_range(range.clone());
+            range
+        };
+        let (start, end) = (self.offset(range.start), self.offset(range.end).min(geometry.size()));
+        disk::reserve(&self.data, start, end.saturating_sub(start));
     }
 
     /// Reads a chunk into the front of `space`; says its length. The bytes are not checked.
@@ -301,4 +329,33 @@ fn read_held(have: &File, bound: u32) -> io::Result<ChunkSet> {
         .and_then(|rest| rest.split_at_checked(4))
         .and_then(|(_, bits)| ChunkSet::from_bytes(bound, bits).ok());
     Ok(bits.unwrap_or_else(|| ChunkSet::empty(bound)))
+}
+
+#[cfg(test)]
+mod tests {
+    use pangea_ipc::content::CHUNK_SIZE;
+
+    use super::*;
+
+    #[test]
+    fn room_is_asked_for_ahead_of_what_is_written_in_order_and_not_of_what_is_not() {
+        const CHUNK: u64 = CHUNK_SIZE as u64;
+        let store = tempfile::tempdir().unwrap();
+        let manifest = Manifest::seal(64 * CHUNK, vec![[0; 32]; 64]).unwrap();
+        let folder = store.path().join(manifest.id().to_string());
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(MANIFEST), manifest.to_file_bytes()).unwrap();
+        let files = ContentFiles::open(store.path(), manifest.id()).unwrap();
+        let chunk = vec![1; CHUNK_SIZE as usize];
+        let chunks_of_room = || {
+            files.data.file.sync_all().unwrap();
+            disk_bytes(&folder) / CHUNK
+        };
+        for (written, room) in [(0, 1), (1, 2), (2, 4), (3, 4), (4, 8), (40, 9), (42, 10), (8, 16 + 2)] {
+            files.write(written, &chunk).unwrap();
+            assert_eq!(chunks_of_room(), room, "after chunk {written}");
+        }
+        assert_eq!(files.data.file.metadata().unwrap().len(), 64 * CHUNK);
+        assert!(files.is_written(4) && !files.is_written(20));
+    }
 }

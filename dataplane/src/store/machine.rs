@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::StoreError;
 use super::disk;
-pub(super) use super::disk::Located;
+pub(super) use super::disk::{Located, reserve};
 
 /// What happens at the chosen change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
