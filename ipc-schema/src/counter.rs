@@ -33,6 +33,7 @@ macro_rules! counters {
 counters! {
     BytesPut "put_bytes" "Bytes that local programs put.";
     BytesRead "read_bytes" "Bytes that local programs read.";
+    ChunksFollowed "chunks_followed" "Chunks that local programs got as they came, unasked.";
     BytesFetched "fetched_bytes" "Verified bytes fetched from peers.";
     BytesServed "served_bytes" "Bytes of chunks sent to peers.";
     ChunksByStream "chunks_by_stream" "Chunks fetched by QUIC stream.";

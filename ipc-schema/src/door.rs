@@ -9,11 +9,15 @@
 //! | program -> worker | [`PUT_END`] | size of the whole | none |
 //! | program -> worker | [`READ`] | [`pack_range`] of chunks | none; each chunk comes as [`DATA`] |
 //! | program -> worker | [`WANT`] | [`pack_range`] of chunks | none; fetch these first |
+//! | program -> worker | [`FOLLOW`] | [`pack_range`] of chunks | none; those that come from now on follow as [`DATA`] unasked |
 //! | worker -> program | [`HELD`] | [`pack_range`] of chunks | none; verified here, so they can be read from this worker |
 //! | worker -> program | [`DURABLE`] | [`pack_range`] of chunks | none; they survive a power loss |
 //! | worker -> program | [`DATA`] | offset of the chunk in the content | the chunk's bytes |
 //! | worker -> program | [`PUT_DONE`] | size | the content id, 32 bytes |
 //! | worker -> program | [`FAILED`] | [`FailureCode`](crate::failure::FailureCode) number | a sentence, UTF-8 |
+//!
+//! What a program follows is sent as it comes, while the ring has room; of the rest it is told with [`HELD`], and asks for it
+//! when it has room again. A worker that is older than this says so in its [`Welcome`].
 //!
 //! A program never sees a byte of a chunk that has not been checked against the content id.
 
@@ -28,6 +32,8 @@ pub const PUT_END: u32 = 2;
 pub const READ: u32 = 3;
 /// Fetch these chunks before others: a reader waits for them.
 pub const WANT: u32 = 4;
+/// Send these chunks as they come: who takes everything in any order need not be told first, and ask.
+pub const FOLLOW: u32 = 5;
 /// These chunks are verified and can be read.
 pub const HELD: u32 = 16;
 /// These chunks are on disk, synced.
@@ -92,6 +98,8 @@ pub struct Welcome {
     pub code: u16,
     /// Bytes of text that follow a refusal.
     pub text_len: u16,
+    /// The worker knows [`FOLLOW`].
+    pub follows: bool,
 }
 
 impl Welcome {
@@ -100,14 +108,14 @@ impl Welcome {
     pub fn to_bytes(self) -> [u8; WELCOME_LEN] {
         let [c0, c1] = self.code.to_le_bytes();
         let [t0, t1] = self.text_len.to_le_bytes();
-        [c0, c1, t0, t1, 0, 0, 0, 0]
+        [c0, c1, t0, t1, self.follows.into(), 0, 0, 0]
     }
 
     /// Reads the wire form.
     #[must_use]
     pub fn from_bytes(bytes: [u8; WELCOME_LEN]) -> Self {
-        let [c0, c1, t0, t1, ..] = bytes;
-        Self { code: u16::from_le_bytes([c0, c1]), text_len: u16::from_le_bytes([t0, t1]) }
+        let [c0, c1, t0, t1, follows, ..] = bytes;
+        Self { code: u16::from_le_bytes([c0, c1]), text_len: u16::from_le_bytes([t0, t1]), follows: follows != 0 }
     }
 }
 
@@ -138,8 +146,10 @@ mod tests {
         wrong[6] = 99;
         assert_eq!(Hello::from_bytes(&wrong), None, "another version");
         assert_eq!(Hello::from_bytes(&[0; HELLO_LEN]), None);
-        let welcome = Welcome { code: 7, text_len: 300 };
-        assert_eq!(Welcome::from_bytes(welcome.to_bytes()), welcome);
+        for follows in [false, true] {
+            let welcome = Welcome { code: 7, text_len: 300, follows };
+            assert_eq!(Welcome::from_bytes(welcome.to_bytes()), welcome);
+        }
     }
 
     #[test]

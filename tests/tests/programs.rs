@@ -89,7 +89,7 @@ fn two_gets_at_once_share_one_fetch_also_when_room_must_be_made_for_it() {
         put(&b, "old", 100 + round);
         let content = put(&a, "new", round);
         let content: pangea_ipc::ids::ContentId = content.parse().unwrap();
-        let before = fetched(&b);
+        let before = counted(&b, "fetched_bytes");
         runtime.block_on(async {
             let client = AsyncClient::connect(b.runtime_dir()).await.unwrap();
             let gets = ["one", "two", "three"].map(|name| {
@@ -105,14 +105,54 @@ fn two_gets_at_once_share_one_fetch_also_when_room_must_be_made_for_it() {
         }
         // Workers publish what they count a few times a second.
         std::thread::sleep(Duration::from_millis(600));
-        assert_eq!(fetched(&b) - before, 12 * CHUNK as u64, "round {round}: each chunk came once");
+        assert_eq!(counted(&b, "fetched_bytes") - before, 12 * CHUNK as u64, "round {round}: each chunk came once");
     }
 }
 
-fn fetched(node: &Node) -> u64 {
+#[test]
+fn who_takes_chunks_in_any_order_follows_what_comes_and_who_reads_in_order_asks() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    let client = Client::connect(&b.runtime_dir()).unwrap();
+    let mut followed = 0;
+    for (seed, in_order) in [(1, false), (2, true)] {
+        let source = a.file("source");
+        sample::write_file(&source, 12 * CHUNK as u64 + 5, seed).unwrap();
+        let content = a.put(&source).parse().unwrap();
+        let got = File::create(b.file("got")).unwrap();
+        if in_order {
+            let mut transfer = client.stream(content, GetOptions::default()).unwrap();
+            transfer.write_to_stream(&got, &mut |_| true).unwrap();
+        } else {
+            // A part: what follows is only that.
+            let part = GetOptions { range: Some(CHUNK as u64 - 1..9 * CHUNK as u64 + 1), ..GetOptions::default() };
+            let mut delivered = Vec::new();
+            let mut transfer = client.get(content, part).unwrap();
+            transfer.run(&mut |_| true, &mut |_, _, start| Ok(delivered.push(start / CHUNK as u64))).unwrap();
+            delivered.sort_unstable();
+            assert_eq!(delivered, (0..10).collect::<Vec<_>>(), "each chunk once");
+            client.get(content, GetOptions::default()).unwrap().write_to_file(&got, &mut |_| true).unwrap();
+        }
+        assert_eq!(sample::content_id(&b.file("got")).unwrap(), content.to_string());
+        // Workers publish what they count a few times a second.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while counted(&b, "read_bytes") < seed * 12 * CHUNK as u64 {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if in_order {
+            assert_eq!(counted(&b, "chunks_followed"), followed);
+        } else {
+            followed = counted(&b, "chunks_followed");
+            assert!((1..=13).contains(&followed), "{followed}");
+        }
+    }
+}
+
+fn counted(node: &Node, name: &str) -> u64 {
     let workers = node.json(["workers"]);
     let counters = workers["workers"].as_array().unwrap().iter().flat_map(|one| one["counters"].as_array().unwrap());
-    counters.filter(|pair| pair[0] == "fetched_bytes").map(|pair| pair[1].as_u64().unwrap()).sum()
+    counters.filter(|pair| pair[0] == name).map(|pair| pair[1].as_u64().unwrap()).sum()
 }
 
 /// A port that was free a moment ago.

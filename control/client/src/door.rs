@@ -16,6 +16,8 @@ use crate::error::ClientError;
 pub(crate) struct OpenDoor {
     pub(crate) channel: Channel,
     pub(crate) alive: UnixStream,
+    /// The worker knows [`FOLLOW`](pangea_ipc::door::FOLLOW).
+    pub(crate) follows: bool,
 }
 
 impl OpenDoor {
@@ -33,7 +35,7 @@ impl OpenDoor {
             return Err(Failure::new(code, String::from_utf8_lossy(&text)).into());
         }
         let channel = Channel::receive(&alive).map_err(ClientError::Ring)?;
-        Ok(Self { channel, alive })
+        Ok(Self { channel, alive, follows: welcome.follows })
     }
 }
 

@@ -65,6 +65,20 @@ struct Source {
     asked: VecDeque<ChunkIndex>,
     /// Of these, how many at the front are not wanted any more.
     stale: usize,
+    /// What comes is sent unasked.
+    followed: bool,
+}
+
+impl Source {
+    /// Lets chunks of a range be sent as they come, unasked.
+    fn follow(&mut self, chunks: Range<ChunkIndex>) -> Result<(), ClientError> {
+        match self.door.channel.producer.try_push(door::FOLLOW, pack_range(chunks), &[]) {
+            Ok(pushed) => self.followed = pushed,
+            Err(RingError::Closed | RingError::PeerGone) => {} // met again when its records are taken
+            Err(other) => return Err(ClientError::Ring(other)),
+        }
+        Ok(())
+    }
 }
 
 /// A content on its way.
@@ -101,20 +115,23 @@ impl Transfer {
     ) -> Result<Self, ClientError> {
         let geometry = Geometry::new(opened.size).map_err(|error| ClientError::Protocol(error.to_string()))?;
         let bound = geometry.chunk_count();
-        let (range, wanted) = match range {
-            None => (0..opened.size, ChunkSet::full(bound)),
-            Some(range) => {
-                let chunks = geometry.chunks_of(range.start, range.end);
-                (range, ChunkSet::of_range(bound, chunks))
-            }
+        let (range, chunks) = match range {
+            None => (0..opened.size, 0..bound),
+            Some(range) => (range.clone(), geometry.chunks_of(range.start, range.end)),
         };
+        let wanted = ChunkSet::of_range(bound, chunks.clone());
         let mut sources = Vec::new();
         let mut trouble = None;
         for door in &opened.doors {
             match OpenDoor::open(door) {
                 Ok(door) => {
                     let held = ChunkSet::empty(bound);
-                    sources.push(Source { door, held, asked: VecDeque::new(), stale: 0 });
+                    let mut source = Source { door, held, asked: VecDeque::new(), stale: 0, followed: false };
+                    // In order, a chunk that comes before its turn would block the ring.
+                    if order == Order::Any && source.door.follows {
+                        source.follow(chunks.clone())?;
+                    }
+                    sources.push(source);
                 }
                 Err(error) => trouble = Some(error), // another worker will do
             }
@@ -379,16 +396,15 @@ impl Transfer {
             }
             door::DATA => {
                 let chunk = u32::try_from(arg / u64::from(CHUNK_SIZE)).unwrap_or(u32::MAX);
-                let expected = source.asked.front().copied();
-                if expected != Some(chunk)
+                let unasked = source.asked.front() != Some(&chunk);
+                if (unasked && !(source.followed && self.wanted.contains(chunk)))
                     || self.geometry.chunk_offset(chunk) != arg
                     || record.len() != self.geometry.chunk_len(chunk) as usize
                 {
                     return Err(ClientError::Protocol(format!("{} bytes at {arg} were not asked for", record.len())));
                 }
-                if source.stale > 0 {
-                    source.stale -= 1;
-                } else {
+                let stale = if unasked { self.taken.contains(chunk) } else { source.stale > 0 };
+                if !stale {
                     if self.order == Order::Ascending && chunk != self.next {
                         return Ok(false);
                     }
@@ -401,8 +417,14 @@ impl Transfer {
                     self.delivered.insert(chunk);
                     self.next = self.next.max(chunk + 1);
                 }
-                source.asked.pop_front();
                 record.release();
+                if unasked {
+                    source.held.insert(chunk);
+                    self.taken.insert(chunk);
+                } else {
+                    source.asked.pop_front();
+                    source.stale = source.stale.saturating_sub(1);
+                }
             }
             door::FAILED => {
                 let mut text = vec![0; record.len()];

@@ -117,7 +117,7 @@ async fn hand_over(errand: &Errand, socket: &mut UnixStream) -> std::io::Result<
         Errand::Put(_) => (NOTICE_RING_BYTES, DATA_RING_BYTES),
         Errand::Read(_) => (DATA_RING_BYTES, NOTICE_RING_BYTES),
     };
-    socket.write_all(&Welcome { code: 0, text_len: 0 }.to_bytes()).await?;
+    socket.write_all(&Welcome { code: 0, text_len: 0, follows: true }.to_bytes()).await?;
     let (channel, handover) = Channel::create(to_program, to_worker).map_err(std::io::Error::other)?;
     handover.send(socket.as_fd()).map_err(std::io::Error::other)?;
     Ok(channel)
@@ -125,7 +125,7 @@ async fn hand_over(errand: &Errand, socket: &mut UnixStream) -> std::io::Result<
 
 async fn refuse(socket: &mut UnixStream, why: &Failure) {
     let text_len = u16::try_from(why.text.len()).unwrap_or(0);
-    let welcome = Welcome { code: why.code.number(), text_len };
+    let welcome = Welcome { code: why.code.number(), text_len, follows: true };
     let mut bytes = welcome.to_bytes().to_vec();
     bytes.extend(why.text.bytes().take(usize::from(text_len)));
     // A program that has gone does not need to be told.

@@ -71,7 +71,7 @@ async fn receive(
                     cutter.received
                 )));
             }
-            Asked::Read(_) | Asked::Want(_) => return Err(Failure::protocol("a put cannot read")),
+            Asked::Read(_) | Asked::Want(_) | Asked::Follow(_) => return Err(Failure::protocol("a put cannot read")),
         }
     }
 }

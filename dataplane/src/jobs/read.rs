@@ -1,7 +1,7 @@
 //! A read: a local program gets chunks through its ring, in the order in which it asks, each checked as it is read.
 //!
 //! The worker tells which chunks it holds and which of them are durable, at first and whenever that changes; the
-//! program asks for what it wants next. So the same road serves a file that is copied, a stream that is read in order
+//! program asks for what it wants next, or follows what comes. So the same road serves a file that is copied, a stream that is read in order
 //! and a reader that jumps about, of a content that is complete or still arriving.
 
 use std::cell::Cell;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use futures::future::{FutureExt, LocalBoxFuture};
 use pangea_ipc::chunk_set::ChunkSet;
-use pangea_ipc::content::ChunkIndex;
+use pangea_ipc::content::{CHUNK_SIZE, ChunkIndex};
 use pangea_ipc::failure::Failure;
 use pangea_ipc::worker::{Event, ReadPlan};
 use pangea_ipc::{counter, door};
@@ -56,7 +56,22 @@ async fn serve(worker: &Worker, guard: &JobGuard, plan: &ReadPlan, rings: &mut R
     let mut look_again = tokio::time::interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let sent = Cell::new(0_u32);
+    let note_sent = |buffer: &Buffer| {
+        worker.counters.add(counter::Id::BytesRead, buffer.len() as u64);
+        sent.set(sent.get() + 1);
+        guard.entry.progress.set((sent.get(), bound));
+    };
+    let mut followed = 0..0;
     loop {
+        while rings.has_room(CHUNK_SIZE as usize).map_err(|end| ended(worker, &end))?
+            && let Some((chunk, buffer)) =
+                worker.store.take_fresh(&content, |chunk| followed.contains(&chunk) && !told.held.contains(chunk))
+        {
+            send(&content, chunk, &buffer, rings).await.map_err(|end| ended(worker, &end))?;
+            told.held.insert(chunk);
+            note_sent(&buffer);
+            worker.counters.add(counter::Id::ChunksFollowed, 1);
+        }
         told.tell_news(&content, rings).await.map_err(|end| ended(worker, &end))?;
         while reading.len() < READ_AHEAD
             && let Some(chunk) = next_asked(&mut asked)
@@ -69,11 +84,8 @@ async fn serve(worker: &Worker, guard: &JobGuard, plan: &ReadPlan, rings: &mut R
             Some(result) = async { Some(reading.front_mut()?.await) } => {
                 reading.pop_front();
                 let (chunk, buffer) = result.map_err(|error| { unreadable(worker, &error) })?;
-                let offset = content.manifest().geometry().chunk_offset(chunk);
-                rings.send(door::DATA, offset, buffer.as_ref()).await.map_err(|end| ended(worker, &end))?;
-                worker.counters.add(counter::Id::BytesRead, buffer.len() as u64);
-                sent.set(sent.get() + 1);
-                guard.entry.progress.set((sent.get(), bound));
+                send(&content, chunk, &buffer, rings).await.map_err(|end| ended(worker, &end))?;
+                note_sent(&buffer);
             }
             waited = rings.wait_record() => {
                 match waited.and_then(|()| rings.take(&mut [])) {
@@ -87,6 +99,7 @@ async fn serve(worker: &Worker, guard: &JobGuard, plan: &ReadPlan, rings: &mut R
                         }
                         asked.push_back(range);
                     }
+                    Ok(Some(Asked::Follow(range))) => followed = range,
                     Ok(Some(Asked::Want(range))) => worker.want(plan.content, &range),
                     Ok(Some(Asked::Data { .. } | Asked::End { .. })) => {
                         return Err(Failure::protocol("a read cannot put"));
@@ -99,6 +112,11 @@ async fn serve(worker: &Worker, guard: &JobGuard, plan: &ReadPlan, rings: &mut R
             }
         }
     }
+}
+
+async fn send(content: &Content, chunk: ChunkIndex, buffer: &Buffer, rings: &mut Rings) -> Result<(), RingsEnd> {
+    let offset = content.manifest().geometry().chunk_offset(chunk);
+    rings.send(door::DATA, offset, buffer.as_ref()).await
 }
 
 fn ended(worker: &Worker, end: &RingsEnd) -> Failure {
@@ -134,8 +152,8 @@ fn start_reading<'a>(worker: &'a Worker, content: &Rc<Content>, chunk: ChunkInde
         if !content.holds(chunk) {
             return Err(StoreError::NotHere { id: content.manifest().id() });
         }
-        if let Some(buffer) = worker.store.take_fresh(&content, chunk) {
-            return Ok((chunk, buffer));
+        if let Some(fresh) = worker.store.take_fresh(&content, |fresh| fresh == chunk) {
+            return Ok(fresh);
         }
         let buffer = worker.buffers.take().await;
         worker.store.read(&content, chunk, buffer).await.map(|buffer| (chunk, buffer))

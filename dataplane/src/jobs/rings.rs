@@ -51,6 +51,8 @@ pub enum Asked {
     Read(std::ops::Range<u32>),
     /// Fetch these chunks first.
     Want(std::ops::Range<u32>),
+    /// Send these chunks as they come.
+    Follow(std::ops::Range<u32>),
 }
 
 /// The two rings and the socket over which they were handed.
@@ -127,6 +129,7 @@ impl Rings {
             door::PUT_END => Asked::End { size: argument },
             door::READ => Asked::Read(range()?),
             door::WANT => Asked::Want(range()?),
+            door::FOLLOW => Asked::Follow(range()?),
             other => return Err(RingsEnd::Broken(format!("a record with the unknown tag {other}"))),
         };
         record.release();
@@ -155,6 +158,14 @@ impl Rings {
     /// When the program has gone or breaks the protocol.
     pub fn try_send(&mut self, tag: u32, argument: u64, payload: &[u8]) -> Result<bool, RingsEnd> {
         Ok(self.to_program.try_push(tag, argument, payload)?)
+    }
+
+    /// Whether a record with so many bytes has room now.
+    ///
+    /// # Errors
+    /// When the program has gone or breaks the protocol.
+    pub fn has_room(&mut self, len: usize) -> Result<bool, RingsEnd> {
+        Ok(self.to_program.try_claim(door::DATA, 0, len)?.is_some())
     }
 
     /// Tells the program why nothing more will come.

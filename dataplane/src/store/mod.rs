@@ -244,13 +244,13 @@ impl Store {
         Ok(())
     }
 
-    /// A checked chunk that is still in memory since it came; once.
+    /// The oldest checked chunk for which `wanted`, of those that are still in memory since they came; once.
     #[must_use]
-    pub fn take_fresh(&self, content: &Content, chunk: ChunkIndex) -> Option<Buffer> {
+    pub fn take_fresh(&self, content: &Content, wanted: impl Fn(ChunkIndex) -> bool) -> Option<(ChunkIndex, Buffer)> {
         let id = content.manifest().id();
         let mut fresh = self.fresh.borrow_mut();
-        let at = fresh.iter().position(|one| one.chunk == chunk && one.content == id)?;
-        fresh.remove(at).map(|one| one.buffer)
+        let at = fresh.iter().position(|one| one.content == id && wanted(one.chunk))?;
+        fresh.remove(at).map(|one| (one.chunk, one.buffer))
     }
 
     /// Reads a chunk for a local program, checked. One that the disk has not kept is given up.
