@@ -32,7 +32,13 @@ fn a_get_survives_the_death_of_one_of_its_workers() {
         let id = a.put(&source);
         let ticket = a.ticket(&id);
         let path = b.file(&format!("arrived-{round}"));
-        let victim = b.worker_pids()[round % 2];
+        // The last round's victim may not have been replaced yet.
+        let mut victims = b.worker_pids();
+        while victims.len() < 2 {
+            after(5);
+            victims = b.worker_pids();
+        }
+        let victim = victims[round % 2];
         let mut get =
             b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap();
         after(moment);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use pangea_client::asynchronous::AsyncClient;
 use pangea_client::{Client, GetOptions, PutOptions};
 use pangea_ipc::node::{Request, Response};
+use pangea_ring::Record;
 use pangea_tests::{Node, NodeOptions, sample};
 
 const CHUNK: usize = 256 << 10;
@@ -128,7 +129,11 @@ fn who_takes_chunks_in_any_order_follows_what_comes_and_who_reads_in_order_asks(
             let part = GetOptions { range: Some(CHUNK as u64 - 1..9 * CHUNK as u64 + 1), ..GetOptions::default() };
             let mut delivered = Vec::new();
             let mut transfer = client.get(content, part).unwrap();
-            transfer.run(&mut |_| true, &mut |_, _, start| Ok(delivered.push(start / CHUNK as u64))).unwrap();
+            let mut note = |_: &Record<'_>, _, start| {
+                delivered.push(start / CHUNK as u64);
+                Ok(())
+            };
+            transfer.run(&mut |_| true, &mut note).unwrap();
             delivered.sort_unstable();
             assert_eq!(delivered, (0..10).collect::<Vec<_>>(), "each chunk once");
             client.get(content, GetOptions::default()).unwrap().write_to_file(&got, &mut |_| true).unwrap();
