@@ -274,7 +274,7 @@ async fn fetch(connection: &quinn::Connection, bytes: u64, came: &mut u64, load:
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(&bytes.to_le_bytes()).await?;
     if let Some(load) = load {
-        return load.receive(&mut recv, came).await;
+        return load.receive(&mut recv, bytes, came).await;
     }
     while let Some(chunk) = recv.read_chunk(1 << 20, true).await? {
         *came += chunk.bytes.len() as u64;

@@ -6,11 +6,14 @@
 
 use std::fs::File;
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use pangea_ipc::content::{CHUNK_SIZE, chaining_value};
 use pangea_ipc::door::{DATA_RING_BYTES, NOTICE_RING_BYTES};
 use pangea_ring::Channel;
@@ -96,7 +99,7 @@ impl Parts {
             let hash = timed(bytes, &mut buffers, |chunk, buffer| {
                 black_box(chaining_value(chunk as u32, false, buffer));
             });
-            let mut target = File::create(folder.path().join("target")).unwrap();
+            let mut target = create(&folder.path().join("target"), bytes).unwrap();
             let write = timed(bytes, &mut buffers, |chunk, buffer| {
                 target.write_all(buffer).unwrap();
                 if chunk % SYNC_CHUNKS == SYNC_CHUNKS - 1 || chunk == last {
@@ -124,6 +127,18 @@ impl Parts {
     #[must_use]
     pub fn sum(&self) -> f64 {
         self.read + self.hash + self.write + self.hand
+    }
+}
+
+/// Makes a file with room on disk for so many bytes, as a fetch asks for it: it is written with less work then.
+///
+/// # Errors
+/// What the disk says, unless it is that it cannot give room before it is written to.
+pub(super) fn create(path: &Path, bytes: u64) -> io::Result<File> {
+    let file = File::create(path)?;
+    match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes.try_into().map_err(io::Error::other)?) {
+        Err(Errno::EOPNOTSUPP) | Ok(()) => Ok(file),
+        Err(errno) => Err(errno.into()),
     }
 }
 

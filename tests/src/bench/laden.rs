@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::bare::Outcome;
-use super::bound::SYNC_CHUNKS;
+use super::bound::{SYNC_CHUNKS, create};
 use super::nodes::touch;
 
 /// Buffers that each end has, as a worker has for one peer.
@@ -71,12 +71,12 @@ impl Load {
     }
 
     /// Takes a stream to its end; returns when all of it is hashed, written, synced and touched.
-    pub(super) async fn receive(&self, recv: &mut RecvStream, came: &mut u64) -> Outcome {
+    pub(super) async fn receive(&self, recv: &mut RecvStream, bytes: u64, came: &mut u64) -> Outcome {
         /// Packets whose contents are taken at once.
         const PIECES: usize = 48;
         let (store, chunks) = channel(BUFFERS);
         let (program, stored) = channel(BUFFERS);
-        let mut file = File::create(&self.path)?;
+        let mut file = create(&self.path, bytes)?;
         let syncer = file.try_clone()?;
         let (sync, syncs) = channel(1);
         let threads = [
