@@ -33,7 +33,6 @@ macro_rules! counters {
 counters! {
     BytesPut "put_bytes" "Bytes that local programs put.";
     BytesRead "read_bytes" "Bytes that local programs read.";
-    ChunksFollowed "chunks_followed" "Chunks that local programs got as they came, unasked.";
     BytesFetched "fetched_bytes" "Verified bytes fetched from peers.";
     BytesServed "served_bytes" "Bytes of chunks sent to peers.";
     ChunksByStream "chunks_by_stream" "Chunks fetched by QUIC stream.";
@@ -68,6 +67,8 @@ counters! {
     RequestsStalled "requests_stalled" "Chunk requests of peers given up because the peer took nothing, or did not go on, in time.";
     AnswersRefused "answers_refused" "Answers of peers that broke the protocol; each ends that peer's part in the fetch.";
     SymbolsLost "symbols_lost" "FEC symbols that must have been sent and had not come when their chunk was whole.";
+    // At the end, so that a worker of before is still read right.
+    ChunksFollowed "chunks_followed" "Chunks that local programs got as they came, unasked.";
 }
 
 /// Words in a worker's segment.
