@@ -26,6 +26,7 @@
 //! | [`Client`] (`client.rs`) | the connection, and every request as a method |
 //! | `door.rs` | a worker's door and the rings behind it |
 //! | `put.rs` | bytes in |
+//! | `source.rs` | one worker of a transfer |
 //! | [`transfer`] | chunks out, over several doors at once |
 //! | [`reader`] | `Read + Seek` over a transfer |
 //! | [`asynchronous`] | the same for async programs |
@@ -36,6 +37,7 @@ mod door;
 mod error;
 mod put;
 pub mod reader;
+mod source;
 pub mod transfer;
 
 pub use client::{Client, GetOptions};

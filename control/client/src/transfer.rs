@@ -4,7 +4,6 @@
 //! that goes away is survived as long as another can take its place.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::{CHUNK_SIZE, ChunkIndex, Geometry};
-use pangea_ipc::door::{self, pack_range, unpack_range};
+use pangea_ipc::door::{self, unpack_range};
 use pangea_ipc::failure::Failure;
 use pangea_ipc::node::{JobReport, JobState, Opened};
 use pangea_ring::{Record, RingError};
@@ -22,6 +21,7 @@ use pangea_ring::{Record, RingError};
 use crate::client::{Client, JobWatch};
 use crate::door::{OpenDoor, failure_in};
 use crate::error::ClientError;
+use crate::source::{Source, Told};
 
 /// Chunks asked of one worker and not yet taken: what its ring holds.
 const ASKED_MAX: usize = 14;
@@ -55,31 +55,6 @@ pub struct Progress<'a> {
 
 /// Gets each record, the bytes of its payload that are wanted, and where the first of them belongs in the content.
 pub type Deliver<'a> = dyn FnMut(&Record<'_>, Range<usize>, u64) -> Result<(), ClientError> + 'a;
-
-#[derive(Debug)]
-struct Source {
-    door: OpenDoor,
-    /// Chunks that it can give.
-    held: ChunkSet,
-    /// Chunks asked for, in order.
-    asked: VecDeque<ChunkIndex>,
-    /// Of these, how many at the front are not wanted any more.
-    stale: usize,
-    /// What comes is sent unasked.
-    followed: bool,
-}
-
-impl Source {
-    /// Lets chunks of a range be sent as they come, unasked.
-    fn follow(&mut self, chunks: Range<ChunkIndex>) -> Result<(), ClientError> {
-        match self.door.channel.producer.try_push(door::FOLLOW, pack_range(chunks), &[]) {
-            Ok(pushed) => self.followed = pushed,
-            Err(RingError::Closed | RingError::PeerGone) => {} // met again when its records are taken
-            Err(other) => return Err(ClientError::Ring(other)),
-        }
-        Ok(())
-    }
-}
 
 /// A content on its way.
 pub struct Transfer {
@@ -125,10 +100,9 @@ impl Transfer {
         for door in &opened.doors {
             match OpenDoor::open(door) {
                 Ok(door) => {
-                    let held = ChunkSet::empty(bound);
-                    let mut source = Source { door, held, asked: VecDeque::new(), stale: 0, followed: false };
+                    let mut source = Source::new(door, bound);
                     // In order, a chunk that comes before its turn would block the ring.
-                    if order == Order::Any && source.door.follows {
+                    if order == Order::Any {
                         source.follow(chunks.clone())?;
                     }
                     sources.push(source);
@@ -277,11 +251,7 @@ impl Transfer {
         for source in &mut self.sources {
             source.stale = source.asked.len();
             if !source.held.contains(chunk) {
-                let want = pack_range(chunk..chunk + 1);
-                match source.door.channel.producer.try_push(door::WANT, want, &[]) {
-                    Ok(_) | Err(RingError::Closed | RingError::PeerGone) => {} // a wish; reading works without
-                    Err(other) => return Err(ClientError::Ring(other)),
-                }
+                source.tell(door::WANT, chunk..chunk + 1)?; // a wish; reading works without
             }
         }
         Ok(())
@@ -300,17 +270,16 @@ impl Transfer {
                 }
                 let Some(chunk) = self.next_to_ask(&source.held) else { break };
                 let Some(source) = self.sources.get_mut(index) else { break };
-                match source.door.channel.producer.try_push(door::READ, pack_range(chunk..chunk + 1), &[]) {
-                    Ok(true) => {
+                match source.tell(door::READ, chunk..chunk + 1)? {
+                    Told::Yes => {
                         source.asked.push_back(chunk);
                         self.taken.insert(chunk);
                     }
-                    Ok(false) => break,
-                    Err(RingError::Closed | RingError::PeerGone) => {
+                    Told::NoRoom => break,
+                    Told::Gone => {
                         lost.push(index);
                         break;
                     }
-                    Err(other) => return Err(ClientError::Ring(other)),
                 }
             }
         }
