@@ -36,7 +36,8 @@ impl Pool {
         Self { kept, permits: Arc::new(Semaphore::new(buffers_max)) }
     }
 
-    /// A buffer, as soon as one is free. Its bytes are whatever was there before.
+    /// A buffer, as soon as one is free. It has memory from the first call of [`Buffer::space`] on: the memory that was used
+    /// last, which may still be in the cache.
     pub async fn take(&self) -> Buffer {
         // The semaphore is never closed; were it, an unlimited buffer would be worse than a panic.
         #[expect(clippy::expect_used, reason = "nothing closes the semaphore")]

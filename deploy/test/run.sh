@@ -39,16 +39,16 @@ is_hardened() { # below 2.0
 }
 
 install_and_uninstall() {
-    "$deploy/install.sh" --from "$work/bin" --destdir "$work/root" --prefix /srv/pangea || return 1
-    grep -q /srv/pangea/bin/pangea-controller "$work/root/etc/systemd/system/pangea-controller.service" || return 1
-    [ -x "$work/root/srv/pangea/bin/pangeactl" ] || return 1
-    "$deploy/install.sh" --destdir "$work/root" --prefix /srv/pangea --uninstall || return 1
-    left=$(find "$work/root" -type f | grep -v /etc/pangea/pangea.toml || true)
+    "$deploy/install.sh" --from "$work/bin" --destdir "$work/tree" --prefix /opt/cdn || return 1
+    grep -q /opt/cdn/bin/pangea-controller "$work/tree/etc/systemd/system/pangea-controller.service" || return 1
+    [ -x "$work/tree/opt/cdn/bin/pangeactl" ] || return 1
+    "$deploy/install.sh" --destdir "$work/tree" --prefix /opt/cdn --uninstall || return 1
+    left=$(find "$work/tree" -type f | grep -v /etc/pangea/pangea.toml || true)
     [ -z "$left" ] || { echo "left: $left"; return 1; }
 }
 
 missing_programs_are_named() {
-    "$deploy/install.sh" --from "$work/none" --destdir "$work/root2" 2>"$work/error" && return 1
+    "$deploy/install.sh" --from "$work/none" --destdir "$work/tree2" 2>"$work/error" && return 1
     grep -q 'cargo build --release' "$work/error"
 }
 

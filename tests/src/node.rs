@@ -131,7 +131,11 @@ impl Node {
         node
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until every worker runs, also after one was killed.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_ready(&mut self) {
         let deadline = Instant::now() + START_TIME;
         loop {
             let status = self.ctl(["status", "--json"]);

@@ -25,20 +25,15 @@ fn after(ms: u64) {
 
 #[test]
 fn a_get_survives_the_death_of_one_of_its_workers() {
-    let (a, b) = pair();
+    let (a, mut b) = pair();
     for (round, moment) in MOMENTS_MS.into_iter().enumerate() {
         let source = a.file("source");
         sample::write_file(&source, 200 * CHUNK, round as u64).unwrap();
         let id = a.put(&source);
         let ticket = a.ticket(&id);
         let path = b.file(&format!("arrived-{round}"));
-        // The last round's victim may not have been replaced yet.
-        let mut victims = b.worker_pids();
-        while victims.len() < 2 {
-            after(5);
-            victims = b.worker_pids();
-        }
-        let victim = victims[round % 2];
+        b.wait_ready(); // the last round's victim may not have been replaced yet
+        let victim = b.worker_pids()[round % 2];
         let mut get =
             b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap();
         after(moment);

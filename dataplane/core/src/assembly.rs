@@ -244,7 +244,7 @@ impl<M: ChunkMemory> Assembly<M> {
         self.blocks.iter().all(Block::is_ready)
     }
 
-    /// What to ask for now, if anything; call again until there is nothing.
+    /// The next thing to ask for, if any; call again until there is none.
     ///
     /// # Errors
     /// [`AssemblyError::GaveUp`] when it was asked for too often.

@@ -1,8 +1,8 @@
-//! A read: a local program gets chunks through its ring, in the order in which it asks, each checked as it is read.
+//! A read: a local program gets chunks through its ring, in the order in which it asks or they come, each checked.
 //!
 //! The worker tells which chunks it holds and which of them are durable, at first and whenever that changes; the
-//! program asks for what it wants next, or follows what comes. So the same road serves a file that is copied, a stream that is read in order
-//! and a reader that jumps about, of a content that is complete or still arriving.
+//! program asks for what it wants next, or follows what comes. So the same road serves a file that is copied, a stream
+//! that is read in order and a reader that jumps about, of a content that is complete or still arriving.
 
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -12,8 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use pangea_dataplane::store::disk::{Located, reserve};
 use pangea_ipc::content::{CHUNK_SIZE, chaining_value};
 use pangea_ipc::door::{DATA_RING_BYTES, NOTICE_RING_BYTES};
 use pangea_ring::Channel;
@@ -133,13 +132,11 @@ impl Parts {
 /// Makes a file with room on disk for so many bytes, as a fetch asks for it: it is written with less work then.
 ///
 /// # Errors
-/// What the disk says, unless it is that it cannot give room before it is written to.
+/// What the disk says.
 pub(super) fn create(path: &Path, bytes: u64) -> io::Result<File> {
-    let file = File::create(path)?;
-    match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes.try_into().map_err(io::Error::other)?) {
-        Err(Errno::EOPNOTSUPP) | Ok(()) => Ok(file),
-        Err(errno) => Err(errno.into()),
-    }
+    let target = Located { path: path.to_owned(), file: File::create(path)? };
+    reserve(&target, 0, bytes);
+    Ok(target.file)
 }
 
 /// Seconds of CPU for a GiB when `work` is done for each chunk.

@@ -56,7 +56,7 @@ const LOW_GAIN: f64 = 1.0;
 /// Rounds of each kind in a cycle. A window takes a round to become what the path holds, so low rounds come in twos.
 const FULL_ROUNDS: u32 = 6;
 const LOW_ROUNDS: u32 = 2;
-/// Time worth of queue that is always allowed: acknowledgements wait up to 5 ms, and hosts have pauses of their own.
+/// Time worth of queue that is always allowed: hosts have pauses of their own, and acknowledgements wait a millisecond.
 const SLACK: Duration = Duration::from_millis(5);
 /// Packets on top: the smaller of two flows gains relatively more by it, which makes them meet.
 const EXTRA_PACKETS: u64 = 8;
