@@ -4,7 +4,7 @@
 //! under way; whoever answers faster has room again sooner, so the work divides itself by speed. Near the end a chunk
 //! that is late at one source is asked of another too, and the first that verifies wins.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,10 @@ struct Source {
 #[derive(Debug)]
 pub struct Fetch {
     missing: ChunkSet,
+    /// Of these, what is asked of no source.
+    free: ChunkSet,
+    /// No chunk below is free: where to look from.
+    free_from: ChunkIndex,
     window: usize,
     sources: BTreeMap<SourceId, Source>,
     priority: VecDeque<Range<ChunkIndex>>,
@@ -111,7 +115,9 @@ impl Fetch {
     #[must_use]
     pub fn new(missing: ChunkSet, window: usize) -> Self {
         Self {
+            free: missing.clone(),
             missing,
+            free_from: 0,
             window: window.max(1),
             sources: BTreeMap::new(),
             priority: VecDeque::new(),
@@ -162,7 +168,18 @@ impl Fetch {
 
     /// A source is no more; what was under way there is asked of others.
     pub fn remove_source(&mut self, source: SourceId) {
-        self.sources.remove(&source);
+        for chunk in self.sources.remove(&source).into_iter().flat_map(|source| source.asked.into_keys()) {
+            self.set_free(chunk);
+        }
+    }
+
+    /// A chunk is no longer asked of a source.
+    fn set_free(&mut self, chunk: ChunkIndex) {
+        let asked = self.sources.values().any(|source| source.asked.contains_key(&chunk));
+        if self.missing.contains(chunk) && !asked {
+            self.free.insert(chunk);
+            self.free_from = self.free_from.min(chunk);
+        }
     }
 
     /// A reader waits for these chunks: they come first. The newest wish stands in front.
@@ -174,6 +191,7 @@ impl Fetch {
     /// A chunk is here by another way.
     pub fn handle_held(&mut self, chunk: ChunkIndex) {
         if self.missing.remove(chunk) {
+            self.free.remove(chunk);
             for (id, source) in &mut self.sources {
                 if source.asked.remove(&chunk).is_some() {
                     self.steps.push_back(Step::Forget { source: *id, chunk });
@@ -216,9 +234,10 @@ impl Fetch {
         }
         let misbehaved = state.bad >= BAD_MAX;
         if misbehaved || state.failures >= FAILURES_MAX {
-            self.sources.remove(&source);
+            self.remove_source(source);
             self.steps.push_back(Step::Drop { source, misbehaved });
         }
+        self.set_free(chunk);
     }
 
     /// What to do next; `None` when there is nothing before something happens or [`poll_timeout`](Self::poll_timeout).
@@ -246,6 +265,7 @@ impl Fetch {
             let left = (self.missing.count() as usize).saturating_sub(asked);
             if let Some(source) = self.sources.get_mut(&id) {
                 source.asked.insert(chunk, now);
+                self.free.remove(chunk);
                 return Some(Step::Ask { source: id, chunk, soon: waited_for || left <= self.end as usize });
             }
         }
@@ -274,22 +294,17 @@ impl Fetch {
     }
 
     /// The next chunk that a source holds and nobody was asked for.
-    fn next_for(&self, source: SourceId) -> Option<ChunkIndex> {
+    fn next_for(&mut self, source: SourceId) -> Option<ChunkIndex> {
         let held = &self.sources.get(&source)?.held;
-        let asked: BTreeSet<ChunkIndex> =
-            self.sources.values().flat_map(|source| source.asked.keys().copied()).collect();
-        let free = |chunk: &ChunkIndex| held.contains(*chunk) && !asked.contains(chunk);
-        let urgent = self.priority.iter().find_map(|range| {
-            let mut next = range.start;
-            loop {
-                let chunk = self.missing.next_from(next).filter(|chunk| *chunk < range.end)?;
-                if free(&chunk) {
-                    return Some(chunk);
-                }
-                next = chunk + 1;
-            }
-        });
-        urgent.or_else(|| self.missing.iter().find(free))
+        let urgent = self
+            .priority
+            .iter()
+            .find_map(|range| self.free.next_in_both(held, range.start).filter(|chunk| *chunk < range.end));
+        if urgent.is_some() {
+            return urgent;
+        }
+        self.free_from = self.free.next_from(self.free_from)?;
+        self.free.next_in_both(held, self.free_from)
     }
 
     /// A chunk that is late elsewhere and that this source holds. Only when nothing else is left to ask for.
@@ -368,6 +383,40 @@ mod tests {
         assert!(fetch.handle_verified(b, 5, now));
         assert_eq!(asks(&mut fetch, now), [(b, 7)]);
         assert!(!fetch.handle_verified(b, 5, now), "a chunk counts once");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_free_is_what_is_missing_and_not_under_way(seed in proptest::collection::vec((0u32..4, 0u32..90), 1..300)) {
+            let mut now = start();
+            let mut fetch = Fetch::new(ChunkSet::of_range(90, 3..80), 5);
+            for (what, number) in seed {
+                let source = number % fetch.next_source.max(1);
+                match what {
+                    0 if fetch.sources.len() < 4 => {
+                        fetch.add_source(ChunkSet::of_range(90, number / 2..90), now);
+                    }
+                    0 => fetch.remove_source(source),
+                    1 => {
+                        while let Some(step) = fetch.poll_step(now) {
+                            let Step::Ask { source, chunk, .. } = step else { continue };
+                            proptest::prop_assert!(fetch.sources[&source].held.contains(chunk));
+                        }
+                    }
+                    2 => {
+                        fetch.handle_verified(source, number, now);
+                    }
+                    _ => fetch.handle_failed(source, number, Failed::Transient, now),
+                }
+                now += Duration::from_millis(u64::from(number));
+                let mut free = fetch.missing.clone();
+                for chunk in fetch.sources.values().flat_map(|source| source.asked.keys()) {
+                    free.remove(*chunk);
+                }
+                proptest::prop_assert_eq!(&fetch.free, &free);
+                proptest::prop_assert!(free.next_from(0).is_none_or(|first| fetch.free_from <= first));
+            }
+        }
     }
 
     #[test]
