@@ -68,7 +68,7 @@ async fn perform(worker: &Rc<Worker>, command: Command) -> Result<Reply, Failure
             };
             content.refresh_now().await.map_err(|error| error.to_failure())?;
             let size = content.manifest().geometry().size();
-            return Ok(Reply::Holdings(Some(Holdings { size, held: content.durable() })));
+            return Ok(Reply::Holdings(Some(Holdings { size, held: content.durable().clone() })));
         }
         Command::ManifestPage(wanted) => return jobs::manifest::page(worker, wanted).await.map(Reply::ManifestPage),
         Command::Status => return Ok(Reply::Status(worker.job_statuses())),

@@ -230,8 +230,11 @@ impl<'a> Driver<'a> {
                 Step::Drop { source, misbehaved } => self.drop_source(source, misbehaved),
             }
         }
+        if !self.asks.is_empty() {
+            return;
+        }
         let lacking = self.fetch.unobtainable();
-        if self.asks.is_empty() && lacking.count() != self.starved {
+        if lacking.count() != self.starved {
             self.starved = lacking.count();
             if !lacking.is_empty() {
                 // What has come is told first: progress that is told later would take this back.

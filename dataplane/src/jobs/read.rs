@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
 use futures::future::{FutureExt, LocalBoxFuture};
@@ -49,9 +50,9 @@ type Reading<'a> = LocalBoxFuture<'a, Result<(ChunkIndex, Buffer), StoreError>>;
 async fn serve(worker: &Worker, guard: &JobGuard, plan: &ReadPlan, rings: &mut Rings) -> Result<(), Failure> {
     let content = worker.store.content(plan.content).await.map_err(|error| error.to_failure())?;
     let bound = content.manifest().geometry().chunk_count();
-    let mut versions = content.watch();
+    let news = content.watch();
     let mut told = Told { held: ChunkSet::empty(bound), durable: ChunkSet::empty(bound) };
-    let mut asked: VecDeque<std::ops::Range<ChunkIndex>> = VecDeque::new();
+    let mut asked: VecDeque<Range<ChunkIndex>> = VecDeque::new();
     let mut reading: VecDeque<Reading<'_>> = VecDeque::new();
     let mut look_again = tokio::time::interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,7 +73,7 @@ async fn serve(worker: &Worker, guard: &JobGuard, plan: &ReadPlan, rings: &mut R
             note_sent(&buffer);
             worker.counters.add(counter::Id::ChunksFollowed, 1);
         }
-        told.tell_news(&content, rings).await.map_err(|end| ended(worker, &end))?;
+        told.tell_news(&content, news.take(), rings).await.map_err(|end| ended(worker, &end))?;
         while reading.len() < READ_AHEAD
             && let Some(chunk) = next_asked(&mut asked)
         {
@@ -106,7 +107,7 @@ async fn serve(worker: &Worker, guard: &JobGuard, plan: &ReadPlan, rings: &mut R
                     }
                 }
             }
-            _ = versions.changed() => {}
+            () = news.changed() => {}
             _ = look_again.tick(), if !complete => {
                 content.refresh().await.map_err(|error| error.to_failure())?;
             }
@@ -135,7 +136,7 @@ fn unreadable(worker: &Worker, error: &StoreError) -> Failure {
     failure
 }
 
-fn next_asked(asked: &mut VecDeque<std::ops::Range<ChunkIndex>>) -> Option<ChunkIndex> {
+fn next_asked(asked: &mut VecDeque<Range<ChunkIndex>>) -> Option<ChunkIndex> {
     loop {
         let front = asked.front_mut()?;
         if let Some(chunk) = front.next() {
@@ -172,18 +173,24 @@ struct Told {
 }
 
 impl Told {
-    async fn tell_news(&mut self, content: &Content, rings: &mut Rings) -> Result<(), RingsEnd> {
-        tell(&mut self.held, content.held(), door::HELD, rings).await?;
-        tell(&mut self.durable, content.durable(), door::DURABLE, rings).await
+    /// Tells what is new among `chunks`.
+    async fn tell_news(
+        &mut self,
+        content: &Content,
+        chunks: Range<ChunkIndex>,
+        rings: &mut Rings,
+    ) -> Result<(), RingsEnd> {
+        let held = content.held().ranges_beyond(&self.held, chunks.clone()).collect();
+        tell(&mut self.held, held, door::HELD, rings).await?;
+        let durable = content.durable().ranges_beyond(&self.durable, chunks).collect();
+        tell(&mut self.durable, durable, door::DURABLE, rings).await
     }
 }
 
-async fn tell(told: &mut ChunkSet, now: ChunkSet, tag: u32, rings: &mut Rings) -> Result<(), RingsEnd> {
-    let mut news = now;
-    news.subtract(told);
-    for range in news.ranges() {
-        rings.send(tag, door::pack_range(range), &[]).await?;
+async fn tell(told: &mut ChunkSet, news: Vec<Range<ChunkIndex>>, tag: u32, rings: &mut Rings) -> Result<(), RingsEnd> {
+    for range in news {
+        rings.send(tag, door::pack_range(range.clone()), &[]).await?;
+        told.insert_range(range);
     }
-    told.union_with(&news);
     Ok(())
 }

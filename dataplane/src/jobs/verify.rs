@@ -44,7 +44,7 @@ pub fn start(worker: &Rc<Worker>, job: JobId, content: ContentId) -> Result<(), 
 async fn verify(worker: &Worker, guard: &JobGuard, id: ContentId) -> Result<(u32, ChunkSet), Failure> {
     let content = worker.store.content(id).await.map_err(|error| error.to_failure())?;
     content.refresh_now().await.map_err(|error| error.to_failure())?;
-    let held = content.held();
+    let held = content.held().clone();
     let mut bad = ChunkSet::empty(held.bound());
     let mut done = 0;
     let mut reads = VecDeque::new();

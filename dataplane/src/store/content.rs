@@ -1,17 +1,18 @@
 //! An open content as this worker knows it: which chunks can be read, which are durable, which wait for a sync.
 //!
-//! `held` = claimed on disk by any worker, or checked and written by this one. Whoever waits for chunks watches the
-//! version, which grows with each change.
+//! `held` = claimed on disk by any worker, or checked and written by this one. Whoever waits for chunks has a [`Watch`],
+//! which says where something has changed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::{ChunkIndex, Manifest};
-use tokio::sync::watch;
 
 use super::StoreError;
+use super::changes::{Watch, Watches};
 use super::files::ContentFiles;
 
 /// The bitmap on disk is read again for chunks of other workers at most this often.
@@ -22,17 +23,26 @@ pub const REFRESH_MIN: Duration = Duration::from_millis(50);
 pub struct Content {
     files: Arc<ContentFiles>,
     known: RefCell<Known>,
-    version: watch::Sender<u64>,
+    watches: Watches,
     syncing: tokio::sync::Mutex<()>,
     refreshed: Cell<Instant>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// On disk and claimed.
+    /// Claimed, or written by this worker.
+    held: ChunkSet,
+    /// Of these, on disk and claimed.
     durable: ChunkSet,
+}
+
+impl Known {
     /// Written by this worker, not yet claimed.
-    written: ChunkSet,
+    fn written(&self) -> ChunkSet {
+        let mut written = self.held.clone();
+        written.subtract(&self.durable);
+        written
+    }
 }
 
 impl Content {
@@ -48,11 +58,10 @@ impl Content {
             Ok((files, held))
         })
         .await?;
-        let written = ChunkSet::empty(durable.bound());
         Ok(Self {
             files: Arc::new(files),
-            known: RefCell::new(Known { durable, written }),
-            version: watch::Sender::new(0),
+            known: RefCell::new(Known { held: durable.clone(), durable }),
+            watches: Watches::default(),
             syncing: tokio::sync::Mutex::new(()),
             refreshed: Cell::new(Instant::now()),
         })
@@ -73,47 +82,44 @@ impl Content {
     /// Whether a chunk can be read.
     #[must_use]
     pub fn holds(&self, chunk: ChunkIndex) -> bool {
-        let known = self.known.borrow();
-        known.durable.contains(chunk) || known.written.contains(chunk)
+        self.known.borrow().held.contains(chunk)
     }
 
     /// Every chunk that can be read.
     #[must_use]
-    pub fn held(&self) -> ChunkSet {
-        let known = self.known.borrow();
-        let mut held = known.durable.clone();
-        held.union_with(&known.written);
-        held
+    pub fn held(&self) -> Ref<'_, ChunkSet> {
+        Ref::map(self.known.borrow(), |known| &known.held)
     }
 
     /// Every chunk that survives a power loss.
     #[must_use]
-    pub fn durable(&self) -> ChunkSet {
-        self.known.borrow().durable.clone()
+    pub fn durable(&self) -> Ref<'_, ChunkSet> {
+        Ref::map(self.known.borrow(), |known| &known.durable)
     }
 
     /// Chunks that this worker has written and not yet claimed.
     #[must_use]
     pub fn unsynced(&self) -> u32 {
-        self.known.borrow().written.count()
+        let known = self.known.borrow();
+        known.held.count() - known.durable.count()
     }
 
     /// Whether somebody waits for changes: a local program that gets this content.
     #[must_use]
     pub fn is_watched(&self) -> bool {
-        self.version.receiver_count() > 0
+        self.watches.any()
     }
 
-    /// A version that grows with each change of what is held or durable.
+    /// Tells of each change of what is held or durable from now on.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    pub fn watch(&self) -> Watch {
+        self.watches.watch(self.all())
     }
 
     /// Notes a chunk that the store thread has checked and written.
     pub fn note_written(&self, chunk: ChunkIndex) {
-        self.known.borrow_mut().written.insert(chunk);
-        self.changed();
+        self.known.borrow_mut().held.insert(chunk);
+        self.watches.tell(&(chunk..chunk.saturating_add(1)));
     }
 
     /// Makes every chunk written so far durable and claims it.
@@ -122,18 +128,13 @@ impl Content {
     /// What the disk says; the chunks stay unclaimed then.
     pub async fn sync(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.syncing.lock().await;
-        let written = self.known.borrow().written.clone();
-        if written.is_empty() {
+        if self.unsynced() == 0 {
             return Ok(());
         }
-        let files = self.files();
+        let (files, written) = (self.files(), self.known.borrow().written());
         let claimed = blocking(move || files.claim(&written).map(|()| written)).await?;
-        {
-            let mut known = self.known.borrow_mut();
-            known.durable.union_with(&claimed);
-            known.written.subtract(&claimed);
-        }
-        self.changed();
+        self.known.borrow_mut().durable.union_with(&claimed);
+        self.watches.tell(&self.all());
         Ok(())
     }
 
@@ -159,8 +160,12 @@ impl Content {
         let durable = blocking(move || files.held()).await?;
         let news = self.known.borrow().durable != durable;
         if news {
-            self.known.borrow_mut().durable = durable;
-            self.changed();
+            let mut known = self.known.borrow_mut();
+            known.held = known.written();
+            known.held.union_with(&durable);
+            known.durable = durable;
+            drop(known);
+            self.watches.tell(&self.all());
         }
         Ok(())
     }
@@ -174,9 +179,9 @@ impl Content {
         {
             let mut known = self.known.borrow_mut();
             known.durable.subtract(&bad);
-            known.written.subtract(&bad);
+            known.held.subtract(&bad);
         }
-        self.changed();
+        self.watches.tell(&self.all());
         let files = self.files();
         blocking(move || files.disclaim(&bad)).await
     }
@@ -206,14 +211,14 @@ impl Content {
         })
         .await?;
         if !right.is_empty() {
-            self.known.borrow_mut().written.union_with(&right);
-            self.changed();
+            self.known.borrow_mut().held.union_with(&right);
+            self.watches.tell(&self.all());
         }
         Ok(())
     }
 
-    fn changed(&self) {
-        self.version.send_modify(|version| *version += 1);
+    fn all(&self) -> Range<ChunkIndex> {
+        0..self.manifest().geometry().chunk_count()
     }
 }
 

@@ -5,6 +5,7 @@
 //! ever stored, served or handed to a program. What was checked to be written goes to a program that waits for it from
 //! memory. [`content`] keeps what this worker knows of an open content.
 
+pub mod changes;
 pub mod content;
 #[cfg(test)]
 mod crashes;
