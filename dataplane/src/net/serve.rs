@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::{TryFutureExt, future};
+use futures::TryFutureExt;
 use pangea_dataplane_core::congestion::Known;
 use pangea_dataplane_core::frame::{Answer, Part, REQUEST_LEN, Refusal, Request, SYMBOL_HEADER_LEN};
 use pangea_dataplane_core::redundancy::{Delivery, Parity, Situation, choose};
@@ -215,8 +215,8 @@ fn take_copy(worker: &Rc<Worker>, path: &Rc<Path>, datagram: &[u8]) {
     let work = async move {
         let _debt = path.pulse.owe();
         let result = async {
-            let buffer = worker.serve_buffers.take(path.node).await;
-            let (turn, chunk) = future::join(path.turn.lock(), part(&worker, &request, buffer)).await;
+            let turn = path.turn.lock().await;
+            let chunk = part(&worker, &path, &request).await;
             // What cannot go as symbols is refused or sent on the stream, when that comes.
             let Ok(buffer) = chunk else { return Ok(()) };
             let Some((shape, parity)) = plan(&worker, &path, &request, buffer.len()) else { return Ok(()) };
@@ -269,9 +269,10 @@ async fn answer(
     {
         return symbols.follow_up(&mut send, &mut recv).await;
     }
-    // The buffer first: whoever has the turn has one, so that those who wait for the turn never hold the last.
-    let buffer = worker.serve_buffers.take(path.node).await;
-    let (turn, chunk) = future::join(path.turn.lock(), part(worker, &request, buffer)).await;
+    // A chunk is read right before it is sent, and is still in the cache then: to read it when it is asked for takes a
+    // fifth more of a sender's processor time (docs/BENCHMARKS.md). Those who wait for the turn hold no buffer.
+    let turn = path.turn.lock().await;
+    let chunk = part(worker, path, &request).await;
     let buffer = match chunk {
         Ok(buffer) => buffer,
         Err(refusal) => {
@@ -307,7 +308,7 @@ async fn answer(
 }
 
 impl Path {
-    /// Gives a chunk to the transport, as it takes it.
+    /// Gives a chunk to the transport, as it takes it, and lets the transport send what it may.
     ///
     /// # Errors
     /// [`ServeError::Stalled`] when it takes nothing for too long.
@@ -322,6 +323,8 @@ impl Path {
                 timeout(stall, send.write_chunks(&mut rest)).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
             }
         }
+        // The worker's tasks take turns of many with the transport's: without this, chunks pile up before any is sent.
+        tokio::task::yield_now().await;
         Ok(())
     }
 }
@@ -340,8 +343,8 @@ fn piece(law: CongestionLaw) -> usize {
     }
 }
 
-/// The part asked for, in `buffer`, or why not.
-async fn part(worker: &Worker, request: &Request, buffer: Shared) -> Result<Shared, Refusal> {
+/// The part asked for, or why not.
+async fn part(worker: &Worker, path: &Path, request: &Request) -> Result<Shared, Refusal> {
     let content = worker.store.content(request.content).await.map_err(|_| Refusal::NotHeld)?;
     if content.manifest().geometry().size() != request.size {
         return Err(Refusal::OtherSize);
@@ -349,7 +352,7 @@ async fn part(worker: &Worker, request: &Request, buffer: Shared) -> Result<Shar
     let chunk = match request.part {
         Part::Chunk(chunk) => chunk,
         Part::Manifest(page) => {
-            let (mut buffer, share) = buffer.into_parts();
+            let (mut buffer, share) = worker.serve_buffers.take(path.node).await.into_parts();
             copy_page(content.manifest(), page, &mut buffer);
             return Ok(Shared::new(buffer, share));
         }
@@ -361,7 +364,7 @@ async fn part(worker: &Worker, request: &Request, buffer: Shared) -> Result<Shar
             return Err(Refusal::NotHeld);
         }
     }
-    let (buffer, share) = buffer.into_parts();
+    let (buffer, share) = worker.serve_buffers.take(path.node).await.into_parts();
     let read = worker.store.read_for_peer(&content, chunk, buffer).await.map_err(|error| {
         tracing::warn!(content = %request.content, chunk, %error, "a chunk cannot be read");
         Refusal::Unreadable

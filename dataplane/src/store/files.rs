@@ -2,11 +2,11 @@
 //!
 //! `have` is the bitmap of chunks that are verified and durable. Every worker of the node may hold chunks of the same
 //! content, so the bitmap is changed only under the file's lock, read before it is written: a claim is never lost and
-//! never made up. Order on disk: data, sync, then the claim. These functions wait for the disk; they run on the store
-//! thread or on a blocking task, never on the network thread.
+//! never made up. Order on disk: data, sync, then the claim. All but [`ContentFiles::read_cached`] wait for the disk; they
+//! run on the store thread or on a blocking task, never on the network thread.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,7 @@ use nix::unistd::{Whence, lseek};
 use pangea_ipc::chunk_set::ChunkSet;
 use pangea_ipc::content::{CONTENT_SIZE_MAX, ChunkIndex, Manifest};
 use pangea_ipc::ids::ContentId;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::StoreError;
 #[cfg(not(test))]
@@ -118,6 +119,15 @@ impl ContentFiles {
             }
             Err(error) => Err(StoreError::at(&self.folder)(error)),
         }
+    }
+
+    /// Reads a chunk as [`read`](Self::read) does, if all of it is in the page cache; never waits for the disk. `None` also
+    /// where the file system cannot tell.
+    pub fn read_cached(&self, chunk: ChunkIndex, space: &mut [u8]) -> Option<usize> {
+        let len = self.manifest.geometry().chunk_len(chunk) as usize;
+        let part = IoSliceMut::new(space.get_mut(..len)?);
+        let read = preadv2(&self.data.file, &mut [part], self.offset(chunk), ReadWriteFlags::NOWAIT);
+        (read == Ok(len)).then_some(len)
     }
 
     /// Whether the file has anything where a chunk lies; a hole has not.
@@ -357,5 +367,10 @@ mod tests {
         }
         assert_eq!(files.data.file.metadata().unwrap().len(), 64 * CHUNK);
         assert!(files.is_written(4) && !files.is_written(20));
+        let mut space = vec![0; CHUNK_SIZE as usize];
+        assert_eq!(files.read_cached(4, &mut space[1..]), None, "less room than the chunk takes");
+        if let Some(len) = files.read_cached(4, &mut space) {
+            assert!(space[..len] == chunk, "just written, so in the cache, where that can be told");
+        }
     }
 }
