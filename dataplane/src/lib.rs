@@ -10,8 +10,8 @@
 //! | out to a peer | [`store`] -> [`net::serve`] |
 //!
 //! [`worker`] owns all of it; [`link`] is the conversation with the controller. Two threads: the network thread runs
-//! everything asynchronous, the store thread checks, writes and reads chunks; single disk operations that may take
-//! long (sync, open, delete) go to blocking tasks.
+//! everything asynchronous, the store thread checks, writes and reads chunks (those for peers only if they are not in the
+//! page cache); single disk operations that may take long (sync, open, delete) go to blocking tasks.
 
 pub mod buffer;
 pub mod commands;

@@ -1,9 +1,9 @@
 //! The chunk store: what of which content is on disk, and the road of every chunk to it and from it.
 //!
 //! `store/<content id>/{data,manifest,have}`, see [`files`]. Chunks are checked on the store thread, right before they
-//! are written and right after they are read ([`thread`]); nothing else writes or reads them, so no unchecked byte is
-//! ever stored, served or handed to a program. What was checked to be written goes to a program that waits for it from
-//! memory. [`content`] keeps what this worker knows of an open content.
+//! are written and right after they are read for a program ([`thread`]), so no unchecked byte is ever stored or handed to a
+//! program; what is read for a peer, who checks it anyway, is not checked again. What was checked to be written goes to a
+//! program that waits for it from memory. [`content`] keeps what this worker knows of an open content.
 
 pub mod changes;
 pub mod content;
