@@ -1,13 +1,13 @@
-//! Bulk transfers over lossy and long paths: cases `lossy`, `long`, `satellite`.
+//! Bulk transfers over lossy, long and short paths: cases `lossy`, `long`, `satellite`, `near`.
 
 use std::time::Duration;
 
 use super::flow::Flow;
 use super::nodes::{Tally, Two};
-use super::path::Path;
+use super::path::{Path, payload_share};
 use super::report::{Goal, Row, median};
 use super::{Bench, Peer, goal_when};
-use crate::netlab::Lab;
+use crate::netlab::{Lab, MTU_DEFAULT};
 
 /// Losses of the case `lossy`, in percent.
 pub const LOSSES_PCT: [f64; 6] = [0.0, 0.1, 1.0, 2.0, 5.0, 10.0];
@@ -198,6 +198,25 @@ pub fn satellite(bench: &mut Bench) {
         bench.add(redundancy("satellite", &path, &bulks, BYTES));
     }
     peers(bench, "satellite", &path, BYTES);
+}
+
+/// 100 Mbit/s, round trips so short that the queue holds few packets, nothing lost by chance.
+pub fn near(bench: &mut Bench) {
+    const BYTES: u64 = 32 * MIB;
+    for path in [2, 5, 10].map(|rtt_ms| Path::new(100.0, rtt_ms)) {
+        let what = format!("RTT {} ms", path.rtt_ms);
+        if !bench.wants(&format!("near {what} pangea")) {
+            continue;
+        }
+        let bulks: Vec<_> = (1..=bench.runs as u64).map(|seed| bulk(&path, BYTES, seed)).collect();
+        let flows: Vec<_> = bulks.iter().map(|bulk| &bulk.flow).collect();
+        bench.add(goodput("near", what.clone(), &path, &flows).goal(Goal::AtLeast(0.75)));
+        let packets = BYTES as f64 / (f64::from(MTU_DEFAULT) * payload_share());
+        let dropped = medians(&bulks, |bulk| bulk.dropped as f64) / packets * 100.0;
+        let row = Row::new("near", format!("{what}: packets that the queue had no room for"), dropped, "%");
+        bench.add(row.goal(Goal::AtMost(20.0)).note("of those that carry the content"));
+        bench.add(Row { what: format!("{what}: redundancy"), ..redundancy("near", &path, &bulks, BYTES) });
+    }
 }
 
 /// One loss with little content and a floor.

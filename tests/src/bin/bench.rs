@@ -18,7 +18,7 @@ struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Write results.json, results.md and plots into this folder
+    /// Write results.json and results.md into this folder, and plots of the cases `lossy` and `objects`
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Repeat each measurement and take the median

@@ -1,5 +1,5 @@
 //! A path and a transport, simulated: a link with a rate, a queue, a delay and losses, senders that pace and detect loss
-//! as quinn does, receivers that acknowledge every 40th packet or after 5 ms.
+//! as quinn does, receivers that acknowledge every 40th packet or after a millisecond.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
@@ -9,7 +9,7 @@ use super::{Congestion, Known};
 
 pub(super) const MTU: u64 = 1400;
 const ACK_EVERY: usize = 40;
-const ACK_DELAY: Duration = Duration::from_millis(5);
+const ACK_DELAY: Duration = Duration::from_millis(1);
 const REORDERING: u64 = 3;
 
 /// A deterministic source of chance (splitmix64).
@@ -26,7 +26,7 @@ impl Chance {
 }
 
 /// The link in the direction of the data. The way back is delay alone.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     pub(super) mbit: f64,
     pub(super) rtt_ms: f64,

@@ -62,7 +62,7 @@ fn what_a_path_lost_before_is_believed_until_it_shows_otherwise() {
 
 #[test]
 fn queues_stay_short_and_short_queues_are_not_flooded() {
-    for (queue, overflow_max) in [(1.0, 0.005), (0.25, 0.015), (0.1, 0.05)] {
+    for (queue, overflow_max) in [(1.0, 0.005), (0.25, 0.015), (0.1, 0.17)] {
         let link = Link { queue, ..PLAIN };
         let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], 1, None);
         let bytes = simulation.run_until(20.0)[0];
@@ -70,6 +70,26 @@ fn queues_stay_short_and_short_queues_are_not_flooded() {
         assert!(share > 0.9, "queue {queue}: {share}");
         assert!(overflow < overflow_max, "queue {queue}: {overflow} of the packets overflowed");
         assert!(mean < 0.5, "queue {queue}: {mean}");
+    }
+}
+
+/// The slack for pauses of hosts is more than such queues hold. It overflowed in low rounds too, was taken for the path's loss,
+/// and that was added to the window: 39 to 77 % of the packets were sent for nothing.
+#[test]
+fn short_queues_of_short_paths_are_not_flooded_either() {
+    for (rate, rtt_ms, queue) in
+        [(100.0, 2.0, 1.0), (100.0, 5.0, 1.0), (100.0, 5.0, 0.5), (100.0, 10.0, 0.5), (1000.0, 1.0, 1.0)]
+    {
+        for (loss, share_min, overflow_max) in [(0.0, 0.93, 0.1), (0.05, 0.85, 0.16)] {
+            let link = Link { mbit: rate, rtt_ms, queue, loss, burst: 1.0 };
+            let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], 1, None);
+            let share = mbit(simulation.run_until(6.0)[0], 6.0) / (rate * (1.0 - loss));
+            let (overflow, shown) = (simulation.overflow(), simulation.control(0).loss().share);
+            assert!(share > share_min, "{link:?}: {share}");
+            assert!(overflow < overflow_max, "{link:?}: {overflow} of the packets overflowed");
+            assert!((shown - loss).abs() < 0.06, "{link:?}: {shown} shown as the path's loss");
+            assert!(loss > 0.0 || shown < 0.002, "{link:?}: {shown} is loss enough for parity");
+        }
     }
 }
 
