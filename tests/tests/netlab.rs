@@ -434,6 +434,12 @@ fn the_command_passes_names_and_the_exit_status_and_reports() {
     let report: serde_json::Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
     assert_eq!(report["a_to_b"]["failed_packets"], 0);
 
+    // A command begins with no signal blocked, as it would without us: a shell could not even wait for its jobs.
+    let script = "grep SigBlk /proc/self/status; sleep 0.1 & wait; echo waited";
+    let output = netlab().args(["--", "sh", "-c", script]).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("0000000000000000") && stdout.ends_with("waited\n"), "{stdout}");
+
     let output = netlab().args(["--", "/no/such/program"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/program"), "{output:?}");

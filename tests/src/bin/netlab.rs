@@ -1,13 +1,17 @@
 //! An emulated link between two network namespaces, for as long as a command runs.
 
+use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pangea_tests::netlab::{Change, Counters, Direction, Lab, Link, MTU_DEFAULT, Queue, Report, Settings, Side};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{self, SignalKind};
+use tokio::time::timeout;
 
 const EXAMPLES: &str = "\
 VALUES are one for both directions, or FORTH/BACK: from A to B / from B to A. \
@@ -94,7 +98,10 @@ fn main() -> ExitCode {
     let settings = settings(&arguments).unwrap_or_else(|why| {
         Arguments::command().error(clap::error::ErrorKind::ValueValidation, why).exit();
     });
-    match run(&arguments, settings) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended =
+        runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(run(&arguments, settings)));
+    match ended {
         Ok(status) => ExitCode::from(status),
         Err(why) => {
             eprintln!("netlab: {why}");
@@ -103,11 +110,35 @@ fn main() -> ExitCode {
     }
 }
 
+/// Signals that end the command, and with it the link.
+struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
+}
+
+impl Signals {
+    /// From now on they are waited for. A command does not inherit that, as it would a mask.
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+            hangup: unix::signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.hangup.recv() => Signal::SIGHUP,
+        }
+    }
+}
+
 /// The exit status.
-fn run(arguments: &Arguments, settings: Settings) -> Result<u8, String> {
-    // Blocked before there are threads, so that all of them leave signals to `wait`. Commands start with none blocked.
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect();
-    signals.thread_block().map_err(|errno| errno.to_string())?;
+async fn run(arguments: &Arguments, settings: Settings) -> Result<u8, String> {
+    let mut signals = Signals::listen().map_err(|error| error.to_string())?; // before there is anything to take away
     let lab = Lab::start(settings).map_err(|why| why.to_string())?;
     if !lab.real_time() {
         eprintln!("netlab: no real-time priority: programs that keep all CPUs busy will make packets late");
@@ -116,65 +147,47 @@ fn run(arguments: &Arguments, settings: Settings) -> Result<u8, String> {
     let status = match arguments.command.split_first() {
         None => {
             eprintln!("netlab: {} is {a}, {} is {b}; Ctrl-C ends it", lab.address_a(), lab.address_b());
-            wait_for_end(&signals)
+            by_signal(signals.next().await as i32)
         }
         Some((program, rest)) => {
             let mut command = match arguments.within {
-                Some(End::A) => lab.command_a(program),
-                Some(End::B) => lab.command_b(program),
+                Some(End::A) => lab.command_a(program).into(),
+                Some(End::B) => lab.command_b(program).into(),
                 None => Command::new(program),
             };
             let addresses = [lab.address_a(), lab.address_b()].map(|address| address.to_string());
             command.args(rest).env("NETLAB_A", a).env("NETLAB_B", b);
             command.env("NETLAB_ADDR_A", &addresses[0]).env("NETLAB_ADDR_B", &addresses[1]);
             let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
-            wait_for_child(&mut child, &signals).map_err(|error| format!("{program}: {error}"))?
+            wait(&mut child, &mut signals).await.map_err(|error| format!("{program}: {error}"))?
         }
     };
     tell(&lab.counters(), arguments.json);
     Ok(status)
 }
 
-fn wait_for_end(signals: &SigSet) -> u8 {
-    loop {
-        match signals.wait() {
-            Ok(Signal::SIGCHLD) => {}
-            Ok(signal) => return by_signal(signal as i32),
-            Err(_) => return NO_LINK,
-        }
-    }
-}
-
-fn wait_for_child(child: &mut Child, signals: &SigSet) -> std::io::Result<u8> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(exit_status(status));
-        }
-        match signals.wait()? {
-            Signal::SIGCHLD => {}
-            signal => {
-                end(child, signal)?;
-                return Ok(by_signal(signal as i32));
-            }
+/// Waits for the command, or ends it at a signal.
+async fn wait(child: &mut Child, signals: &mut Signals) -> io::Result<u8> {
+    tokio::select! {
+        status = child.wait() => Ok(exit_status(status?)),
+        signal = signals.next() => {
+            end(child, signal).await?;
+            Ok(by_signal(signal as i32))
         }
     }
 }
 
 /// Ends the command: by the signal we got, by SIGTERM, by force.
-fn end(child: &mut Child, signal: Signal) -> std::io::Result<()> {
-    let pid = Pid::from_raw(child.id().cast_signed());
+async fn end(child: &mut Child, signal: Signal) -> io::Result<()> {
     // Ctrl-C reaches the command without us, and a second one means something else to many programs.
     let first = (signal != Signal::SIGINT).then_some(signal);
     for signal in [first, Some(Signal::SIGTERM), Some(Signal::SIGKILL)] {
+        let Some(pid) = child.id() else { return Ok(()) };
         if let Some(signal) = signal {
-            kill(pid, signal)?;
+            kill(Pid::from_raw(pid.cast_signed()), signal)?;
         }
-        let deadline = Instant::now() + END_TIME;
-        while Instant::now() < deadline {
-            if child.try_wait()?.is_some() {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if let Ok(ended) = timeout(END_TIME, child.wait()).await {
+            return ended.map(drop);
         }
     }
     Ok(())
