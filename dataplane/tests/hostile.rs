@@ -18,7 +18,7 @@ use pangea_dataplane::net::tls::{Identity, Pins, SERVER_NAME};
 use pangea_dataplane::store::Store;
 use pangea_dataplane::worker::{Parts, SERVE_BUFFERS_EACH, SERVE_BUFFERS_MAX, Worker};
 use pangea_dataplane_core::assembly::SYMBOLS_FACTOR_MAX;
-use pangea_dataplane_core::frame::{ANSWER_LEN, Answer, MARK_LEN, Mode, Part, Repair, Request};
+use pangea_dataplane_core::frame::{ANSWER_LEN, Answer, MARK_LEN, Mode, Part, Refusal, Repair, Request};
 use pangea_fec::Codec;
 use pangea_ipc::address::Endpoint as PeerEndpoint;
 use pangea_ipc::content::{CHUNK_SIZE, Manifest};
@@ -42,7 +42,7 @@ struct Stage {
     manifest: Manifest,
     hostile: Arc<Identity>,
     honest: Connections,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Runs a test in the one thread that a worker lives in.
@@ -75,7 +75,7 @@ impl Stage {
         let quic = open("127.0.0.1:0".parse().unwrap(), &honest, &Pins::default(), &Arc::default(), None).unwrap();
         let server = accepts(&honest, &Pins::default());
         let honest = Connections::new(quic, honest, server, Arc::default());
-        Self { worker, at, manifest, hostile, honest, _folder: folder }
+        Self { worker, at, manifest, hostile, honest, folder }
     }
 
     /// A connection of the hostile peer.
@@ -371,6 +371,29 @@ fn copies_whose_stream_never_comes_are_few_and_given_up() {
         stage.wait_until("copies are given up", || stage.count(Id::RequestsStalled) >= 8).await;
         stage.all_buffers_back().await;
         assert!(stage.count(Id::RequestsByCopy) < 100, "{} were served", stage.count(Id::RequestsByCopy));
+    });
+}
+
+#[test]
+fn a_chunk_that_the_disk_has_lost_is_looked_for_there_and_refused() {
+    on_stage(Patience::default(), async |stage| {
+        let quic = stage.connect(usual()).await;
+        let (_send, mut recv) = stage.ask(&quic, stage.request(0, Mode::Stream, 1)).await;
+        let chunk = recv.read_to_end(ANSWER_LEN + CHUNK_SIZE as usize).await.unwrap();
+        stage.manifest.check(0, &chunk[ANSWER_LEN..]).unwrap();
+        // Now the worker has the file open, and does not look at its length again.
+        let data = stage.folder.path().join("store").join(stage.manifest.id().to_string()).join("data");
+        let size = stage.manifest.geometry().size();
+        std::fs::File::options().write(true).open(data).unwrap().set_len(size - 1).unwrap();
+        for (transfer, mode) in [(2, Mode::Stream), (3, Mode::Fec)] {
+            let before = stage.count(Id::RequestsFromDisk);
+            let (_send, mut recv) = stage.ask(&quic, stage.request(CHUNKS - 1, mode, transfer)).await;
+            let mut answer = [0; ANSWER_LEN];
+            recv.read_exact(&mut answer).await.unwrap();
+            assert_eq!(Answer::parse(&answer).unwrap(), Answer::Refused(Refusal::Unreadable));
+            assert_eq!(stage.count(Id::RequestsFromDisk), before + 1);
+        }
+        stage.all_buffers_back().await;
     });
 }
 

@@ -45,7 +45,7 @@ counters! {
     SymbolsRepaired "symbols_repaired" "Data symbols rebuilt from parity.";
     SymbolsAskedAgain "symbols_asked_again" "FEC symbols asked for again.";
     SymbolsUnused "symbols_unused" "Parity symbols received and not needed.";
-    SymbolsRefused "symbols_refused" "Datagrams that were malformed, did not fit their transfer, or belonged to none.";
+    SymbolsRefused "symbols_refused" "Datagrams that were malformed, did not fit their transfer, or belonged to none; those that came after their chunk was whole too.";
     RequestsServed "requests_served" "Chunk requests of peers answered with data.";
     RequestsByCopy "requests_by_copy" "Of the chunk requests answered, those begun by their copy because the first was late or lost.";
     RequestsRefused "requests_refused" "Chunk requests of peers refused.";
@@ -69,6 +69,7 @@ counters! {
     SymbolsLost "symbols_lost" "FEC symbols that must have been sent and had not come when their chunk was whole.";
     // At the end, so that a worker of before is still read right.
     ChunksFollowed "chunks_followed" "Chunks that local programs got as they came, unasked.";
+    RequestsFromDisk "requests_from_disk" "Chunk requests of peers for which the disk was read: the page cache had not all of the chunk.";
 }
 
 /// Words in a worker's segment.

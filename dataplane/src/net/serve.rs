@@ -364,7 +364,11 @@ async fn part(worker: &Worker, path: &Path, request: &Request) -> Result<Shared,
             return Err(Refusal::NotHeld);
         }
     }
-    let (buffer, share) = worker.serve_buffers.take(path.node).await.into_parts();
+    let (mut buffer, share) = worker.serve_buffers.take(path.node).await.into_parts();
+    if content.read_cached(chunk, &mut buffer) {
+        return Ok(Shared::new(buffer, share));
+    }
+    worker.counters.add(Id::RequestsFromDisk, 1);
     let read = worker.store.read_for_peer(&content, chunk, buffer).await.map_err(|error| {
         tracing::warn!(content = %request.content, chunk, %error, "a chunk cannot be read");
         Refusal::Unreadable

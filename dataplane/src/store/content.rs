@@ -14,6 +14,7 @@ use pangea_ipc::content::{ChunkIndex, Manifest};
 use super::StoreError;
 use super::changes::{Watch, Watches};
 use super::files::ContentFiles;
+use crate::buffer::Buffer;
 
 /// The bitmap on disk is read again for chunks of other workers at most this often.
 pub const REFRESH_MIN: Duration = Duration::from_millis(50);
@@ -77,6 +78,16 @@ impl Content {
     #[must_use]
     pub fn files(&self) -> Arc<ContentFiles> {
         Arc::clone(&self.files)
+    }
+
+    /// Reads a chunk for a peer, who checks it anyway, if the page cache has all of it; waits for nothing. Says whether it had.
+    #[must_use]
+    pub fn read_cached(&self, chunk: ChunkIndex, to: &mut Buffer) -> bool {
+        let read = self.files.read_cached(chunk, to.space());
+        if let Some(len) = read {
+            to.set_len(len);
+        }
+        read.is_some()
     }
 
     /// Whether a chunk can be read.

@@ -267,7 +267,7 @@ impl Store {
         result
     }
 
-    /// Reads a chunk for a peer, who checks it anyway: here if that waits for nothing, else on the store thread.
+    /// Reads a chunk for a peer, who checks it anyway; waits for the disk on the store thread.
     ///
     /// # Errors
     /// What the disk says.
@@ -275,12 +275,8 @@ impl Store {
         &self,
         content: &Content,
         chunk: ChunkIndex,
-        mut buffer: Buffer,
+        buffer: Buffer,
     ) -> Result<Buffer, StoreError> {
-        if let Some(len) = content.files().read_cached(chunk, buffer.space()) {
-            buffer.set_len(len);
-            return Ok(buffer);
-        }
         self.thread.read_for_peer(content.files(), chunk, buffer).await
     }
 
