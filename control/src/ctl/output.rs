@@ -18,20 +18,18 @@ pub struct CtlError {
     pub code: FailureCode,
     /// A sentence.
     pub text: String,
-    /// The command line was wrong.
-    pub usage: bool,
 }
 
 impl From<ClientError> for CtlError {
     fn from(error: ClientError) -> Self {
-        Self { code: error.code(), text: error.to_string(), usage: false }
+        Self { code: error.code(), text: error.to_string() }
     }
 }
 
 impl CtlError {
     /// A failure of this program or its surroundings.
     pub fn new(code: FailureCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), usage: false }
+        Self { code, text: text.into() }
     }
 
     /// A file that is to be read cannot be.
@@ -47,14 +45,14 @@ impl CtlError {
 
     /// The command line was wrong.
     pub fn usage(text: impl Into<String>) -> Self {
-        Self { code: FailureCode::Invalid, text: text.into(), usage: true }
+        Self::new(FailureCode::Invalid, text)
     }
 
     /// What the shell sees.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self.code {
-            _ if self.usage => 2,
+            FailureCode::Invalid => 2,
             FailureCode::NotFound => 3,
             FailureCode::Denied => 4,
             FailureCode::Unavailable | FailureCode::Busy | FailureCode::Limit => 5,

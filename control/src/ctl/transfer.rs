@@ -318,6 +318,8 @@ mod tests {
         assert_eq!((content, peers.len(), name.as_str()), (id, 1, "n"));
         let old = Ticket { expires_s: 1, ..ticket };
         assert_eq!(parse_what(&old.to_string()).unwrap_err().code, FailureCode::Denied);
-        assert!(parse_what("hello").unwrap_err().usage && parse_what("pangea1xyz").unwrap_err().usage);
+        for what in ["hello", "pangea1xyz"] {
+            assert_eq!(parse_what(what).unwrap_err().exit_status(), 2);
+        }
     }
 }
