@@ -8,7 +8,7 @@
 //! - in **low** rounds it is just what the path holds: the queue drains, which shows the true round trip, and what is
 //!   lost now is lost to the path and not to a full queue.
 //!
-//! Both have some time worth of queue on top, for pauses of hosts: [`SLACK`]. On a short path that is more than all else,
+//! Both have some time worth of queue on top, for pauses of hosts: `SLACK`. On a short path that is more than all else,
 //! and may be more than the queue holds; so once something is lost, low rounds have little of it (`Congestion::slack`).
 //!
 //! Loss is taken for congestion only as far as full rounds lose more than low ones; then the surplus is given up, step by
