@@ -188,7 +188,7 @@ impl Bench {
 
     /// A few ratios with generous floors: a regression shows, a busy machine does not.
     fn short(&mut self) {
-        const FLOOR: f64 = 0.75;
+        const FLOOR: f64 = 0.65;
         const SLOWER_MAX: f64 = 1.3;
         for loss_pct in [0.0, 5.0] {
             bulk::short(self, loss_pct, FLOOR);
