@@ -62,8 +62,9 @@ const LOW_ROUNDS: u32 = 2;
 /// Time worth of queue that is allowed on a path that loses nothing: hosts have pauses of their own, and acknowledgements
 /// wait a millisecond.
 const SLACK: Duration = Duration::from_millis(5);
-/// Slack that is never given up, as a share of what the path holds; all of it from about 40 ms on. Without any at 50 ms a BBR
-/// rival left 26 % (with it 36 to 43 %, `bench fair`).
+/// Slack that is never given up, as a share of the round trip; all of it from 34 ms on. Without any at 50 ms a BBR rival left
+/// 26 % (with it 36 to 43 %, `bench fair`). A share of the round trip and not of what the path holds: for single objects the
+/// rate is known late, and they need the slack to show it.
 const SLACK_LEAST: f64 = 0.15;
 /// Low rounds have no more than that once they lose [`EXCESS`], and as long as no more than this share of the surplus is used,
 /// so that they go on without while it comes back. Without this a path of 2 ms and a queue of one bandwidth-delay product show
@@ -442,13 +443,11 @@ impl Congestion {
         self.enter(Phase::Full);
     }
 
-    /// Share that is used of [`SLACK`] and [`EXTRA_PACKETS`], where the path itself holds `path` bytes. What is more than
-    /// [`SLACK_LEAST`] of the path is given up with the surplus, and low rounds do without as soon as there is a loss that it
+    /// Share that is used of [`SLACK`] and [`EXTRA_PACKETS`]. What is more than [`SLACK_LEAST`] of the round trip is given up with the surplus, and low rounds do without as soon as there is a loss that it
     /// may be the cause of: a queue that cannot hold it overflows in full rounds only then, which tells it from the path's
     /// own loss.
-    fn slack(&self, rate: f64, path: f64) -> f64 {
-        let all = rate * SLACK.as_secs_f64() + (EXTRA_PACKETS * self.mtu) as f64;
-        let least = (path * SLACK_LEAST / all).min(1.0);
+    fn slack(&self, shortest: Duration) -> f64 {
+        let least = (shortest.as_secs_f64() * SLACK_LEAST / SLACK.as_secs_f64()).min(1.0);
         let lossless = self.surplus > SLACK_SURPLUS && self.rounds.loss() < EXCESS;
         match self.phase {
             _ if self.fixed_rate.is_some() => 1.0,
@@ -478,7 +477,7 @@ impl Congestion {
             return;
         }
         let path = rate * shortest.as_secs_f64();
-        let slack = self.slack(rate, path);
+        let slack = self.slack(shortest);
         let held = path * gain + rate * SLACK.as_secs_f64() * slack;
         let with_lost = held / (1.0 - self.rounds.loss().min(LOSS_MAX));
         let extra = (EXTRA_PACKETS * self.mtu) as f64 * slack;
