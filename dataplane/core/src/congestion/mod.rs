@@ -443,9 +443,9 @@ impl Congestion {
         self.enter(Phase::Full);
     }
 
-    /// Share that is used of [`SLACK`] and [`EXTRA_PACKETS`]. What is more than [`SLACK_LEAST`] of the round trip is given up with the surplus, and low rounds do without as soon as there is a loss that it
-    /// may be the cause of: a queue that cannot hold it overflows in full rounds only then, which tells it from the path's
-    /// own loss.
+    /// Share that is used of [`SLACK`] and [`EXTRA_PACKETS`]. What is more than [`SLACK_LEAST`] of the round trip is given up
+    /// with the surplus, and low rounds do without as soon as there is a loss that it may be the cause of: a queue that cannot
+    /// hold it overflows in full rounds only then, which tells it from the path's own loss.
     fn slack(&self, shortest: Duration) -> f64 {
         let least = (shortest.as_secs_f64() * SLACK_LEAST / SLACK.as_secs_f64()).min(1.0);
         let lossless = self.surplus > SLACK_SURPLUS && self.rounds.loss() < EXCESS;
@@ -476,9 +476,8 @@ impl Congestion {
         if rate <= 0.0 {
             return;
         }
-        let path = rate * shortest.as_secs_f64();
         let slack = self.slack(shortest);
-        let held = path * gain + rate * SLACK.as_secs_f64() * slack;
+        let held = rate * (shortest.as_secs_f64() * gain + SLACK.as_secs_f64() * slack);
         let with_lost = held / (1.0 - self.rounds.loss().min(LOSS_MAX));
         let extra = (EXTRA_PACKETS * self.mtu) as f64 * slack;
         self.window = ((with_lost + extra) as u64).max(MIN_PACKETS * self.mtu);
