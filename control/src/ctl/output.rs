@@ -1,10 +1,11 @@
 //! Text for people, JSON for scripts, exit status for both.
 
+use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use pangea_client::ClientError;
 use pangea_ipc::failure::FailureCode;
 use serde::Serialize;
@@ -119,15 +120,27 @@ impl Output {
         let shown = !self.json && std::io::stderr().is_terminal();
         bar.set_draw_target(if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
         let template = if total.is_some() {
-            "{msg} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left"
+            "{msg} [{bar:30}] {binary_bytes} of {binary_total_bytes}{pace}"
         } else {
-            "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}"
+            "{msg} {spinner} {binary_bytes}{pace}"
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
+            bar.set_style(style.progress_chars("=> ").with_key("pace", pace));
         }
         bar.set_message(what.to_owned());
         bar
+    }
+}
+
+/// How fast it goes and how long it will take; nothing before anything has come, when nobody knows.
+fn pace(state: &ProgressState, to: &mut dyn fmt::Write) {
+    if state.pos() == 0 {
+        return;
+    }
+    // A bar that cannot be drawn is no reason to fail.
+    let _ = write!(to, ", {}/s", BinaryBytes(state.per_sec() as u64));
+    if state.len().is_some() {
+        let _ = write!(to, ", {:#} left", HumanDuration(state.eta()));
     }
 }
 
