@@ -441,8 +441,10 @@ fn the_command_passes_names_and_the_exit_status_and_reports() {
     assert!(stdout.contains("0000000000000000") && stdout.ends_with("waited\n"), "{stdout}");
 
     let output = netlab().args(["--", "/no/such/program"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(127), "as a shell says it");
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/program"), "{output:?}");
+    let output = netlab().args(["--", "/"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(126));
     let output = netlab().args(["--", "sh", "-c", "kill -9 $$"]).output().unwrap();
     assert_eq!(output.status.code(), Some(128 + 9));
 }

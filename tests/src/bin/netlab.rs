@@ -20,9 +20,10 @@ VALUES are one for both directions, or FORTH/BACK: from A to B / from B to A. \
 COMMAND runs where you are, unless --in puts it into a namespace. Its environment has the names of the namespaces, \
 NETLAB_A and NETLAB_B, for `ip netns exec`, and the addresses of the ends, NETLAB_ADDR_A and NETLAB_ADDR_B. \
 Without a command the link stays until Ctrl-C. At the end, what both directions did is told on standard error. \
-The exit status is that of the command; 2 also says that there was no link. Needs root.
+The exit status is that of the command; 2 also says that there was no link, 126 or 127 that the command cannot be run or \
+found (1 with --in). Needs root.
 
-Examples:
+Examples (ping and iperf3 are packages of their own):
   netlab --rate-mbit 100 --delay-ms 25 --loss-pct 2 --in a -- \\
     sh -c 'ping -c 5 $NETLAB_ADDR_B'
   netlab --rate-mbit 100/20 --delay-ms 10 -- sh -c '
@@ -90,6 +91,10 @@ enum End {
 
 /// There was no link.
 const NO_LINK: u8 = 2;
+/// The command cannot be run, as shells say it.
+const NOT_RUN: u8 = 126;
+/// There is no such command, as shells say it.
+const NOT_FOUND: u8 = 127;
 /// A command has this long to end after a signal, and again after SIGTERM.
 const END_TIME: Duration = Duration::from_secs(3);
 
@@ -158,7 +163,13 @@ async fn run(arguments: &Arguments, settings: Settings) -> Result<u8, String> {
             let addresses = [lab.address_a(), lab.address_b()].map(|address| address.to_string());
             command.args(rest).env("NETLAB_A", a).env("NETLAB_B", b);
             command.env("NETLAB_ADDR_A", &addresses[0]).env("NETLAB_ADDR_B", &addresses[1]);
-            let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+            let mut child = match command.spawn() {
+                Ok(child) => child,
+                Err(error) => {
+                    eprintln!("netlab: {program}: {error}");
+                    return Ok(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN });
+                }
+            };
             wait(&mut child, &mut signals).await.map_err(|error| format!("{program}: {error}"))?
         }
     };
@@ -252,7 +263,29 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
     let schedule = schedule(links, &arguments.at)?;
     let settings = Settings { a_to_b, b_to_a, mtu: arguments.mtu, seed: arguments.seed, schedule };
     settings.check().map_err(|why| why.to_string())?;
+    for direction in Direction::ALL {
+        check_effects(&settings, direction)?;
+    }
     Ok(settings)
+}
+
+/// Refuses what would never have an effect, since what it needs is never there.
+fn check_effects(settings: &Settings, direction: Direction) -> Result<(), String> {
+    let first = if direction == Direction::AToB { &settings.a_to_b } else { &settings.b_to_a };
+    let changes = settings.schedule.iter().filter(|change| change.direction == direction).map(|change| &change.link);
+    let links: Vec<&Link> = std::iter::once(first).chain(changes).collect();
+    let any = |has: fn(&Link) -> bool| links.iter().any(|link| has(link));
+    for (option, given, needs, met) in [
+        ("burst", any(|link| link.burst.is_some()), "loss-pct", any(|link| link.loss_pct > 0.0)),
+        ("reorder", any(|link| link.reorder), "jitter-ms", any(|link| !link.jitter.is_zero())),
+        ("ecn-kib", any(|link| link.ecn_bytes.is_some()), "rate-mbit", any(|link| link.rate_mbit.is_some())),
+        ("queue", any(|link| link.queue != Link::default().queue), "rate-mbit", any(|link| link.rate_mbit.is_some())),
+    ] {
+        if given && !met {
+            return Err(format!("{option} has no effect without {needs}"));
+        }
+    }
+    Ok(())
 }
 
 /// Changes name what differs from the moment before; a schedule has whole links.
@@ -359,10 +392,22 @@ mod tests {
             ("netlab --at 1:rate-mbit", "KEY=VALUES"),
             ("netlab --mtu 100", "an MTU of 100"),
             ("netlab --queue-kib 1 --queue-bdp 1", "cannot be used with"),
+            ("netlab --burst 4 --rate-mbit 1", "burst has no effect without loss-pct"),
+            ("netlab --burst 4 --loss-pct 0/1", "burst has no effect"),
+            ("netlab --reorder", "reorder has no effect without jitter-ms"),
+            ("netlab --ecn-kib 9", "ecn-kib has no effect without rate-mbit"),
+            ("netlab --queue-kib 9 --at 5:loss-pct=1", "queue has no effect without rate-mbit"),
         ] {
             let why = parse(line).unwrap_err();
             assert!(why.contains(word), "{line}: {why}");
         }
+    }
+
+    #[test]
+    fn what_a_later_change_needs_may_be_given_at_once() {
+        let settings = parse("netlab --burst 4 --queue-kib 9 --at 5:loss-pct=1 --at 6:rate-mbit=1").unwrap();
+        assert_eq!(settings.a_to_b.burst, Some(4.0));
+        parse("netlab --burst none/4 --loss-pct 0/1").unwrap();
     }
 
     #[test]
