@@ -263,25 +263,27 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
     let schedule = schedule(links, &arguments.at)?;
     let settings = Settings { a_to_b, b_to_a, mtu: arguments.mtu, seed: arguments.seed, schedule };
     settings.check().map_err(|why| why.to_string())?;
-    for direction in Direction::ALL {
-        check_effects(&settings, direction)?;
-    }
+    check_effects(&settings)?;
     Ok(settings)
 }
 
-/// Refuses what would never have an effect, since what it needs is never there.
-fn check_effects(settings: &Settings, direction: Direction) -> Result<(), String> {
-    let first = if direction == Direction::AToB { &settings.a_to_b } else { &settings.b_to_a };
-    let changes = settings.schedule.iter().filter(|change| change.direction == direction).map(|change| &change.link);
-    let links: Vec<&Link> = std::iter::once(first).chain(changes).collect();
-    let any = |has: fn(&Link) -> bool| links.iter().any(|link| has(link));
-    for (option, given, needs, met) in [
-        ("burst", any(|link| link.burst.is_some()), "loss-pct", any(|link| link.loss_pct > 0.0)),
-        ("reorder", any(|link| link.reorder), "jitter-ms", any(|link| !link.jitter.is_zero())),
-        ("ecn-kib", any(|link| link.ecn_bytes.is_some()), "rate-mbit", any(|link| link.rate_mbit.is_some())),
-        ("queue", any(|link| link.queue != Link::default().queue), "rate-mbit", any(|link| link.rate_mbit.is_some())),
-    ] {
-        if given && !met {
+/// Refuses what has no effect in either direction, since what it needs is never there.
+fn check_effects(settings: &Settings) -> Result<(), String> {
+    let links = Direction::ALL.map(|direction| -> Vec<&Link> {
+        let first = if direction == Direction::AToB { &settings.a_to_b } else { &settings.b_to_a };
+        let changes = settings.schedule.iter().filter(|change| change.direction == direction);
+        std::iter::once(first).chain(changes.map(|change| &change.link)).collect()
+    });
+    let checks: [(_, _, fn(&Link) -> bool, fn(&Link) -> bool); 4] = [
+        ("burst", "loss-pct", |link| link.burst.is_some(), |link| link.loss_pct > 0.0),
+        ("reorder", "jitter-ms", |link| link.reorder, |link| !link.jitter.is_zero()),
+        ("ecn-kib", "rate-mbit", |link| link.ecn_bytes.is_some(), |link| link.rate_mbit.is_some()),
+        ("queue", "rate-mbit", |link| link.queue != Link::default().queue, |link| link.rate_mbit.is_some()),
+    ];
+    for (option, needs, given, met) in checks {
+        let ever = |links: &[&Link], has: fn(&Link) -> bool| links.iter().any(|link| has(link));
+        let mut asked = links.iter().filter(|links| ever(links, given)).peekable();
+        if asked.peek().is_some() && !asked.any(|links| ever(links, met)) {
             return Err(format!("{option} has no effect without {needs}"));
         }
     }
@@ -393,7 +395,7 @@ mod tests {
             ("netlab --mtu 100", "an MTU of 100"),
             ("netlab --queue-kib 1 --queue-bdp 1", "cannot be used with"),
             ("netlab --burst 4 --rate-mbit 1", "burst has no effect without loss-pct"),
-            ("netlab --burst 4 --loss-pct 0/1", "burst has no effect"),
+            ("netlab --burst 4/none --loss-pct 0/1", "burst has no effect"),
             ("netlab --reorder", "reorder has no effect without jitter-ms"),
             ("netlab --ecn-kib 9", "ecn-kib has no effect without rate-mbit"),
             ("netlab --queue-kib 9 --at 5:loss-pct=1", "queue has no effect without rate-mbit"),
@@ -407,7 +409,7 @@ mod tests {
     fn what_a_later_change_needs_may_be_given_at_once() {
         let settings = parse("netlab --burst 4 --queue-kib 9 --at 5:loss-pct=1 --at 6:rate-mbit=1").unwrap();
         assert_eq!(settings.a_to_b.burst, Some(4.0));
-        parse("netlab --burst none/4 --loss-pct 0/1").unwrap();
+        parse("netlab --burst 4 --loss-pct 0/1 --reorder --jitter-ms 0/1 --delay-ms 1").unwrap();
     }
 
     #[test]
