@@ -267,6 +267,9 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
     Ok(settings)
 }
 
+/// Something that a link may have.
+type Has = fn(&Link) -> bool;
+
 /// Refuses what has no effect in either direction, since what it needs is never there.
 fn check_effects(settings: &Settings) -> Result<(), String> {
     let links = Direction::ALL.map(|direction| -> Vec<&Link> {
@@ -274,14 +277,14 @@ fn check_effects(settings: &Settings) -> Result<(), String> {
         let changes = settings.schedule.iter().filter(|change| change.direction == direction);
         std::iter::once(first).chain(changes.map(|change| &change.link)).collect()
     });
-    let checks: [(_, _, fn(&Link) -> bool, fn(&Link) -> bool); 4] = [
+    let checks: [(_, _, Has, Has); 4] = [
         ("burst", "loss-pct", |link| link.burst.is_some(), |link| link.loss_pct > 0.0),
         ("reorder", "jitter-ms", |link| link.reorder, |link| !link.jitter.is_zero()),
         ("ecn-kib", "rate-mbit", |link| link.ecn_bytes.is_some(), |link| link.rate_mbit.is_some()),
         ("queue", "rate-mbit", |link| link.queue != Link::default().queue, |link| link.rate_mbit.is_some()),
     ];
     for (option, needs, given, met) in checks {
-        let ever = |links: &[&Link], has: fn(&Link) -> bool| links.iter().any(|link| has(link));
+        let ever = |links: &[&Link], has: Has| links.iter().any(|link| has(link));
         let mut asked = links.iter().filter(|links| ever(links, given)).peekable();
         if asked.peek().is_some() && !asked.any(|links| ever(links, met)) {
             return Err(format!("{option} has no effect without {needs}"));
