@@ -285,8 +285,8 @@ fn check_effects(settings: &Settings) -> Result<(), String> {
     ];
     for (option, needs, given, met) in checks {
         let ever = |links: &[&Link], has: Has| links.iter().any(|link| has(link));
-        let mut asked = links.iter().filter(|links| ever(links, given)).peekable();
-        if asked.peek().is_some() && !asked.any(|links| ever(links, met)) {
+        let asked: Vec<_> = links.iter().filter(|links| ever(links, given)).collect();
+        if !asked.is_empty() && !asked.iter().any(|links| ever(links, met)) {
             return Err(format!("{option} has no effect without {needs}"));
         }
     }
