@@ -1,8 +1,9 @@
 //! What a get must do beside what a bare stream does, and so the most that the CPUs of one machine let both ends reach.
 //!
-//! Each part is done alone, in one thread, as a worker does it, and counts what all CPUs of the machine were busy for it:
-//! the kernel's write-back has threads of its own. What a get needs further, to hand chunks from thread to thread and to
-//! decide, is not in the bound.
+//! Each part is done alone, as a worker does it, by all CPUs at once, since they are all busy in a get: two that are threads
+//! of one core, or share a cache, are slower together. It counts what all CPUs of the machine were busy: the kernel's
+//! write-back has threads of its own. What a get needs further, to hand chunks from thread to thread and to decide, is not
+//! in the bound.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -10,12 +11,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Barrier;
 use std::time::Instant;
 
 use pangea_dataplane::store::disk::{Located, reserve};
 use pangea_ipc::content::{CHUNK_SIZE, chaining_value};
 use pangea_ipc::door::{DATA_RING_BYTES, NOTICE_RING_BYTES};
 use pangea_ring::Channel;
+use tempfile::TempDir;
 
 use super::nodes::touch;
 use super::report::median;
@@ -77,55 +80,104 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Measures them, as the median of `runs`, in turns.
+    /// All of them.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.read + self.hash + self.write + self.hand
+    }
+
+    /// The median of each.
+    #[must_use]
+    pub fn median(found: &[Self]) -> Self {
+        let of = |part: fn(&Self) -> f64| median(&found.iter().map(part).collect::<Vec<_>>());
+        Self { read: of(|p| p.read), hash: of(|p| p.hash), write: of(|p| p.write), hand: of(|p| p.hand) }
+    }
+}
+
+/// Does the parts.
+pub struct Bound {
+    folder: TempDir,
+    /// Chunks that each CPU does.
+    share: u64,
+}
+
+impl Bound {
+    /// For contents of about so many bytes.
     ///
     /// # Panics
     /// When the temporary folder cannot be written.
     #[must_use]
-    pub fn measure(bytes: u64, runs: usize) -> Self {
+    pub fn new(bytes: u64) -> Self {
+        let share = (bytes / CHUNK as u64 / cpus() as u64).max(1);
         let folder = tempfile::tempdir().unwrap();
-        let source = folder.path().join("source");
-        sample::write_file(&source, bytes, 3).unwrap();
-        let source = File::open(&source).unwrap();
-        source.sync_all().unwrap();
-        let mut buffers = vec![vec![0; CHUNK]; BUFFERS];
-        let mut found: [Vec<f64>; 4] = Default::default();
-        let last = bytes / CHUNK as u64 - 1;
-        for _ in 0..runs.max(1) {
-            let read = timed(bytes, &mut buffers, |chunk, buffer| {
-                source.read_exact_at(buffer, chunk * CHUNK as u64).unwrap();
-            });
-            let hash = timed(bytes, &mut buffers, |chunk, buffer| {
+        for cpu in 0..cpus() {
+            let source = folder.path().join(format!("source-{cpu}"));
+            sample::write_file(&source, share * CHUNK as u64, 3).unwrap();
+            File::open(source).unwrap().sync_all().unwrap();
+        }
+        Self { folder, share }
+    }
+
+    /// Does each of them once.
+    ///
+    /// # Panics
+    /// When the temporary folder cannot be read or written.
+    #[must_use]
+    pub fn measure(&self) -> Parts {
+        let path = |name: &str, cpu: usize| self.folder.path().join(format!("{name}-{cpu}"));
+        let read = self.timed(|cpu| {
+            let source = File::open(path("source", cpu)).unwrap();
+            move |chunk, buffer| source.read_exact_at(buffer, chunk * CHUNK as u64).unwrap()
+        });
+        let hash = self.timed(|_| {
+            |chunk, buffer| {
                 black_box(chaining_value(chunk as u32, false, buffer));
-            });
-            let mut target = create(&folder.path().join("target"), bytes).unwrap();
-            let write = timed(bytes, &mut buffers, |chunk, buffer| {
+            }
+        });
+        let write = self.timed(|cpu| {
+            let mut target = create(&path("target", cpu), self.share * CHUNK as u64).unwrap();
+            move |chunk, buffer| {
                 target.write_all(buffer).unwrap();
-                if chunk % SYNC_CHUNKS == SYNC_CHUNKS - 1 || chunk == last {
+                if chunk % SYNC_CHUNKS == SYNC_CHUNKS - 1 || chunk + 1 == self.share {
                     target.sync_data().unwrap();
                 }
-            });
+            }
+        });
+        let hand = self.timed(|_| {
             let (mut worker, mut program) = rings();
             let mut space = vec![0; CHUNK];
-            let hand = timed(bytes, &mut buffers, |chunk, buffer| {
+            move |chunk, buffer| {
                 assert!(worker.producer.try_push(1, chunk, buffer).unwrap());
                 let record = program.consumer.try_peek().unwrap().unwrap();
                 record.copy_to(&mut space);
                 black_box(touch(&space));
                 record.release();
-            });
-            for (found, seconds) in found.iter_mut().zip([read, hash, write, hand]) {
-                found.push(seconds);
             }
-        }
-        let [read, hash, write, hand] = found.map(|seconds| median(&seconds));
-        Self { read, hash, write, hand }
+        });
+        Parts { read, hash, write, hand }
     }
 
-    /// All of them.
-    #[must_use]
-    pub fn sum(&self) -> f64 {
-        self.read + self.hash + self.write + self.hand
+    /// Seconds of CPU for a GiB when each CPU does the work that `work` gives it for all chunks of its share.
+    fn timed<W: FnMut(u64, &mut [u8])>(&self, work: impl Fn(usize) -> W + Sync) -> f64 {
+        let ready = Barrier::new(cpus() + 1);
+        let busy = std::thread::scope(|scope| {
+            for cpu in 0..cpus() {
+                let (work, ready) = (&work, &ready);
+                scope.spawn(move || {
+                    // Not zero: the kernel would find memory for them only when they are used.
+                    let mut buffers = vec![vec![1; CHUNK]; BUFFERS];
+                    let mut work = work(cpu);
+                    ready.wait();
+                    for chunk in 0..self.share {
+                        work(chunk, &mut buffers[chunk as usize % BUFFERS]);
+                    }
+                });
+            }
+            let busy = Busy::start();
+            ready.wait();
+            busy
+        });
+        busy.per_gib(self.share * cpus() as u64 * CHUNK as u64)
     }
 }
 
@@ -137,15 +189,6 @@ pub(super) fn create(path: &Path, bytes: u64) -> io::Result<File> {
     let target = Located { path: path.to_owned(), file: File::create(path)? };
     reserve(&target, 0, bytes);
     Ok(target.file)
-}
-
-/// Seconds of CPU for a GiB when `work` is done for each chunk.
-fn timed(bytes: u64, buffers: &mut [Vec<u8>], mut work: impl FnMut(u64, &mut [u8])) -> f64 {
-    let busy = Busy::start();
-    for chunk in 0..bytes / CHUNK as u64 {
-        work(chunk, &mut buffers[chunk as usize % BUFFERS]);
-    }
-    busy.per_gib(bytes)
 }
 
 /// Both ends of the rings between a worker and a program.

@@ -9,7 +9,7 @@ use pangea_ipc::node::Request;
 use tempfile::TempDir;
 
 use super::bare::{Bare, Law};
-use super::bound::{Busy, Parts, cpus};
+use super::bound::{Bound, Busy, Parts, cpus};
 use super::flow::{Flow, gbps};
 use super::nginx::nginx;
 use super::nodes::{Two, get};
@@ -198,6 +198,8 @@ impl<'a> Against<'a> {
 /// Gets over an undisturbed path against bare quinn streams, everything pinned. Says what the gets reached, in GB/s.
 fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &str, goal: f64) -> f64 {
     let against = Against::new(pair, bench.mib << 20);
+    let bound = Bound::new(against.bytes);
+    let mut parts = Vec::new();
     // In turns: what the machine does in one minute it may not do in the next.
     let [mut ours, mut own, mut bbr, mut laden] = [const { Found::NONE }; 4];
     for _ in 0..bench.runs.max(1) {
@@ -205,6 +207,7 @@ fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &st
         against.stream(Law::WorkerBbr, &mut bbr);
         against.get(&mut ours);
         against.laden(&mut laden);
+        parts.push(bound.measure());
     }
     let bare = format!("stream, {what}, pinned");
     let as_get = format!("{bare}, that is read, hashed, written, synced");
@@ -225,13 +228,13 @@ fn against_streams(bench: &mut Bench, case: &'static str, pair: &Pair, what: &st
         Row::new(case, format!("get, {what}, of the stream that is read, hashed, written, synced"), reached, "GB/s");
     bench.add(row.against(median(&laden.rates)));
     let streams = if median(&own.rates) >= median(&bbr.rates) { &own } else { &bbr };
-    add_bound(bench, case, what, (median(&ours.busy), reached), (median(&streams.busy), fastest));
+    let parts = Parts::median(&parts);
+    add_bound(bench, case, what, (median(&ours.busy), reached), (median(&streams.busy), fastest), &parts);
     reached
 }
 
 /// What the CPUs allow: no more than the stream itself, and no more than they have seconds for all that must be done.
-fn add_bound(bench: &mut Bench, case: &'static str, what: &str, get: (f64, f64), stream: (f64, f64)) {
-    let parts = Parts::measure(bench.mib << 20, bench.runs);
+fn add_bound(bench: &mut Bench, case: &'static str, what: &str, get: (f64, f64), stream: (f64, f64), parts: &Parts) {
     let needed = stream.0 + parts.sum();
     let bound = (cpus() as f64 / needed * f64::from(1 << 30) / 1e9).min(stream.1);
     let note = format!(
