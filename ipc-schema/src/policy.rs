@@ -229,7 +229,7 @@ pub static KEYS: [Key; 10] = [
         print: |policy| match policy.congestion {
             CongestionLaw::Auto => "auto".to_owned(),
             CongestionLaw::Cubic => "cubic".to_owned(),
-            CongestionLaw::Rate { bits_per_s } => format!("rate:{bits_per_s}"),
+            CongestionLaw::Rate { bits_per_s } => format!("rate:{}", print_exact(bits_per_s, &RATE_UNITS)),
         },
     },
     Key {
@@ -247,7 +247,7 @@ pub static KEYS: [Key; 10] = [
         },
         print: |policy| match policy.store_quota_bytes {
             u64::MAX => "unlimited".to_owned(),
-            bytes => bytes.to_string(),
+            bytes => print_exact(bytes, &SIZE_UNITS),
         },
     },
     Key {
@@ -377,23 +377,37 @@ fn print_basis_points(value: u16) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// Units of sizes, and their bytes.
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+/// Units of rates, and their bits a second.
+const RATE_UNITS: [(&str, u64); 3] = [("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+
+/// A number in the largest unit that leaves nothing of it out, as it is read again.
+fn print_exact(value: u64, units: &[(&str, u64)]) -> String {
+    let exact = units.iter().filter(|(_, factor)| *factor > 1 && value > 0 && value % factor == 0);
+    match exact.max_by_key(|(_, factor)| *factor) {
+        Some((unit, factor)) => format!("{}{unit}", value / factor),
+        None => value.to_string(),
+    }
+}
+
 /// Reads a size: a number of bytes, or a number with `KiB`, `MiB`, `GiB`, `TiB` (powers of 1024) or `KB`, `MB`, `GB`,
 /// `TB` (powers of 1000). `None` for anything else and for sizes beyond 64 bits.
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 9] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("TiB", 1 << 40),
-        ("KB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("TB", 1_000_000_000_000),
-        ("B", 1),
-    ];
     let text = text.trim();
-    let (number, factor) = UNITS
+    let (number, factor) = SIZE_UNITS
         .iter()
         .find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number.trim_end(), *factor)))
         .unwrap_or((text, 1));
@@ -405,8 +419,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 
 /// Reads bits a second: a number, with `k`, `M` or `G` (powers of 1000). `None` for anything else and out of bounds.
 fn parse_rate(text: &str) -> Option<u64> {
-    const UNITS: [(char, u64); 3] = [('k', 1_000), ('M', 1_000_000), ('G', 1_000_000_000)];
-    let found = UNITS.iter().find_map(|(unit, factor)| text.strip_suffix(*unit).map(|number| (number, *factor)));
+    let found = RATE_UNITS.iter().find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number, *factor)));
     let (number, factor) = found.unwrap_or((text, 1));
     if !number.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
@@ -420,7 +433,7 @@ mod tests {
 
     #[test]
     fn every_key_prints_what_it_reads() {
-        let changed = ["always", "7", "1.25", "rate:500000000", "1073741824", "9", "3", "0", "off", "4,2"];
+        let changed = ["always", "7", "1.25", "rate:500M", "1GiB", "9", "3", "0", "off", "4,2"];
         let mut policy = Policy::default();
         for (key, value) in KEYS.iter().zip(changed) {
             policy = policy.with(key.name, value).unwrap();
@@ -434,6 +447,22 @@ mod tests {
                 again = again.with(key.name, &value).unwrap();
             }
             assert_eq!(again, start);
+        }
+    }
+
+    #[test]
+    fn sizes_and_rates_are_shown_whole_in_the_largest_unit() {
+        let shown = |key, value| {
+            let policy = Policy::default().with(key, value).unwrap();
+            policy.entries().find(|(known, _)| known.name == key).map(|(_, value)| value).unwrap()
+        };
+        for (set, show) in
+            [("2000GB", "2TB"), ("1536MiB", "1536MiB"), ("1048577", "1048577"), ("unlimited", "unlimited")]
+        {
+            assert_eq!(shown("store.quota", set), show);
+        }
+        for (set, show) in [("rate:1000k", "rate:1M"), ("rate:1500000", "rate:1500k"), ("rate:123456", "rate:123456")] {
+            assert_eq!(shown("congestion", set), show);
         }
     }
 
