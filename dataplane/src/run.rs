@@ -242,8 +242,9 @@ async fn sample(worker: Rc<Worker>) {
         worker.connections.close_unused();
         let connections = worker.connections.all();
         worker.counters.set(Id::Connections, connections.len() as u64);
-        let (datagrams, broken) = worker.connections.refusals().take();
+        let (datagrams, late, broken) = worker.connections.refusals().take();
         worker.counters.add(Id::SymbolsRefused, datagrams);
+        worker.counters.add(Id::SymbolsLate, late);
         worker.counters.add(Id::PeersProtocol, broken);
         let mut received = worker.take_received();
         let mut seen = HashMap::new();

@@ -45,7 +45,7 @@ counters! {
     SymbolsRepaired "symbols_repaired" "Data symbols rebuilt from parity.";
     SymbolsAskedAgain "symbols_asked_again" "FEC symbols asked for again.";
     SymbolsUnused "symbols_unused" "Parity symbols received and not needed.";
-    SymbolsRefused "symbols_refused" "Datagrams that were malformed, did not fit their transfer, or belonged to none; those that came after their chunk was whole too.";
+    SymbolsRefused "symbols_refused" "Datagrams that were malformed, did not fit their transfer, or belonged to none.";
     RequestsServed "requests_served" "Chunk requests of peers answered with data.";
     RequestsByCopy "requests_by_copy" "Of the chunk requests answered, those begun by their copy because the first was late or lost.";
     RequestsRefused "requests_refused" "Chunk requests of peers refused.";
@@ -70,6 +70,7 @@ counters! {
     // At the end, so that a worker of before is still read right.
     ChunksFollowed "chunks_followed" "Chunks that local programs got as they came, unasked.";
     RequestsFromDisk "requests_from_disk" "Chunk requests of peers for which the disk was read: the page cache had not all of the chunk.";
+    SymbolsLate "symbols_late" "FEC symbols that came after their chunk was whole: parity that it did without, and copies.";
 }
 
 /// Words in a worker's segment.

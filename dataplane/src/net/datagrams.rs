@@ -34,15 +34,17 @@ pub const LATE_EACH: u64 = 2048;
 pub struct Refusals {
     /// Datagrams that were malformed, did not fit their transfer, or belonged to none.
     datagrams: Cell<u64>,
+    /// Those of transfers that had ended.
+    late: Cell<u64>,
     /// Connections that ended because there were too many of these.
     connections: Cell<u64>,
 }
 
 impl Refusals {
-    /// Datagrams and connections refused since this was last asked.
+    /// Datagrams refused, late ones, and connections refused since this was last asked.
     #[must_use]
-    pub fn take(&self) -> (u64, u64) {
-        (self.datagrams.take(), self.connections.take())
+    pub fn take(&self) -> (u64, u64, u64) {
+        (self.datagrams.take(), self.late.take(), self.connections.take())
     }
 }
 
@@ -181,10 +183,15 @@ impl Table {
     }
 
     fn note(&self, refused: &Refused) {
-        self.refusals.datagrams.set(self.refusals.datagrams.get() + 1);
         match refused {
-            Refused::Late => self.late.set(self.late.get() + 1),
-            Refused::Stray => self.strays.set(self.strays.get() + 1),
+            Refused::Late => {
+                self.late.set(self.late.get() + 1);
+                self.refusals.late.set(self.refusals.late.get() + 1);
+            }
+            Refused::Stray => {
+                self.strays.set(self.strays.get() + 1);
+                self.refusals.datagrams.set(self.refusals.datagrams.get() + 1);
+            }
         }
     }
 

@@ -35,9 +35,11 @@ pub struct Two {
 /// Sums of both nodes' counters at one time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
-    sent: u64,
+    /// Symbols sent.
+    pub sent: u64,
     parity: u64,
-    again: u64,
+    /// Of these, those that were asked for again.
+    pub again: u64,
     received: u64,
     chunks_by_fec: u64,
     /// Chunks asked of their holder a second time.
@@ -180,8 +182,8 @@ impl Two {
             sent: of(&a, Id::SymbolsSent),
             parity: of(&a, Id::SymbolsParitySent),
             again: of(&a, Id::SymbolsSentAgain),
-            // Symbols of a chunk that is whole already are refused; they arrived all the same.
-            received: of(&b, Id::SymbolsReceived) + of(&b, Id::SymbolsRefused),
+            // Symbols of a chunk that is whole already arrived all the same.
+            received: of(&b, Id::SymbolsReceived) + of(&b, Id::SymbolsLate),
             chunks_by_fec: of(&b, Id::ChunksByFec),
             copies: of(&a, Id::RequestsByCopy),
             repaired: of(&b, Id::SymbolsRepaired),
