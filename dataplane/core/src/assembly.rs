@@ -338,8 +338,9 @@ mod tests {
         (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
     }
 
-    /// A server and a lossy path by the numbers: what is sent, and what of it arrives.
-    fn transfer(len: usize, parity: usize, lose: impl Fn(u64) -> bool) -> (Vec<u8>, Tally) {
+    /// A server and a lossy path by the numbers: what is sent, and what of it arrives. `lose` is asked with the number of
+    /// the symbol, and of the times that symbols were asked for again.
+    fn transfer(len: usize, parity: usize, lose: impl Fn(u64, u32) -> bool) -> (Vec<u8>, Tally) {
         let data = chunk(len);
         // Sent by an independent codec, received by ours.
         let (mut codec, mut now) = (Codec::reference(), start());
@@ -350,7 +351,7 @@ mod tests {
         while !assembly.is_ready() {
             for (block, symbol) in to_send.drain(..) {
                 serial += 1;
-                if lose(serial) {
+                if lose(serial, assembly.repairs) {
                     continue;
                 }
                 let k = shape.block(block.into()).unwrap().k;
@@ -378,20 +379,20 @@ mod tests {
 
     #[test]
     fn without_loss_nothing_is_asked_again_and_nothing_decoded() {
-        let (_, tally) = transfer(256 << 10, 0, |_| false);
+        let (_, tally) = transfer(256 << 10, 0, |_, _| false);
         assert_eq!(tally, Tally { sent: 263, received: 263, ..Tally::default() });
-        let (_, tally) = transfer(256 << 10, 3, |_| false);
+        let (_, tally) = transfer(256 << 10, 3, |_, _| false);
         assert_eq!((tally.repaired, tally.asked_again, tally.parity_unused), (0, 0, 6));
     }
 
     #[test]
     fn parity_repairs_what_it_covers_and_only_the_rest_is_asked_again() {
         // Symbols 10, 20, 30 of 263 are lost: two of block 1 and one... all covered by 3 parity symbols a block.
-        let (_, tally) = transfer(256 << 10, 3, |serial| [10, 20, 30].contains(&serial));
+        let (_, tally) = transfer(256 << 10, 3, |serial, _| [10, 20, 30].contains(&serial));
         assert_eq!((tally.repaired, tally.asked_again), (3, 0));
         assert_eq!((tally.sent, tally.lost), (263 + 6, 3));
         // Five of one block are lost: three from parity, two asked again.
-        let (_, tally) = transfer(256 << 10, 3, |serial| [2, 4, 6, 8, 10].contains(&serial));
+        let (_, tally) = transfer(256 << 10, 3, |serial, _| [2, 4, 6, 8, 10].contains(&serial));
         assert_eq!((tally.repaired, tally.asked_again), (3, 2));
         assert_eq!((tally.sent, tally.lost), (263 + 6 + 2, 5));
     }
@@ -399,8 +400,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn any_loss_below_all_is_repaired(len in 1_usize..100_000, parity in 0_usize..6, seed in any::<u64>(), pct in 0_u64..60) {
-            transfer(len, parity, |serial| (serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed) % 100 < pct);
+        fn any_loss_that_ends_before_the_last_repair_is_repaired(
+            len in 1_usize..100_000, parity in 0_usize..6, seed in any::<u64>(), pct in 0_u64..=100,
+        ) {
+            transfer(len, parity, |serial, repairs| {
+                repairs < REPAIRS_MAX && (serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed) % 100 < pct
+            });
         }
 
         #[test]
