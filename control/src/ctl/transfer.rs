@@ -220,6 +220,11 @@ fn refuse_existing(path: &Path, force: bool) -> Result<(), CtlError> {
         let text = format!("{} is a folder; give -o the path of a file in it", path.display());
         return Err(CtlError::new(FailureCode::Invalid, text));
     }
+    // Of what a link leads to: `--force` would put a file in its place, where others expect the device.
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        let text = format!("{} is a device, pipe or socket, not a file; to write into it: -o - > PATH", path.display());
+        return Err(CtlError::new(FailureCode::Invalid, text));
+    }
     if !force && path.symlink_metadata().is_ok() {
         let text = format!("{} exists; choose another -o or replace it with --force", path.display());
         return Err(CtlError::new(FailureCode::Busy, text));
@@ -292,6 +297,12 @@ impl Drop for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_not_replaced_by_a_file() {
+        let refused = refuse_existing(Path::new("/dev/null"), true).unwrap_err();
+        assert_eq!(refused.code, FailureCode::Invalid, "{}", refused.text);
+    }
 
     #[test]
     fn ranges_are_read_and_wrong_ones_refused() {
