@@ -395,7 +395,7 @@ const RATE_UNITS: [(&str, u64); 3] = [("k", 1_000), ("M", 1_000_000), ("G", 1_00
 
 /// A number in the largest unit that leaves nothing of it out, as it is read again.
 fn print_exact(value: u64, units: &[(&str, u64)]) -> String {
-    let exact = units.iter().filter(|(_, factor)| *factor > 1 && value > 0 && value % factor == 0);
+    let exact = units.iter().filter(|(_, factor)| *factor > 1 && value > 0 && value.is_multiple_of(*factor));
     match exact.max_by_key(|(_, factor)| *factor) {
         Some((unit, factor)) => format!("{}{unit}", value / factor),
         None => value.to_string(),

@@ -14,10 +14,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-target=${1:?usage: $0 frame|decode|assembly [SECONDS] [LIBFUZZER-OPTION...]}
+refuse() {
+    printf '%s: %s\nusage: %s frame|decode|assembly [SECONDS] [LIBFUZZER-OPTION...]\n' "$0" "$1" "$0" >&2
+    exit 2
+}
+
+target=${1:-}
 seconds=${2:-60}
+[ -d "tests/fuzz/corpus/${target:-none}" ] || refuse "there is no target '$target'"
+case $seconds in *[!0-9]*) refuse "'$seconds' is not a number of seconds" ;; esac
 shift $(($# > 2 ? 2 : $#))
-[ -d "tests/fuzz/corpus/$target" ] || { echo "$0: no target $target" >&2; exit 2; }
 
 flags="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"

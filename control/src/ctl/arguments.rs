@@ -51,7 +51,7 @@ pub enum Command {
         /// Content id (64 hex digits)
         id: ContentId,
         /// Seconds after which the ticket is refused; 0 = never
-        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_negative_numbers = true)]
         valid: u64,
     },
     /// List the contents of this node
@@ -122,7 +122,7 @@ pub struct DemoOptions {
     /// File to move; without it 256 MiB of random bytes are made
     pub file: Option<PathBuf>,
     /// Lose this share of the UDP packets in both directions
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, allow_negative_numbers = true)]
     pub loss: f64,
     /// Bytes to make when there is no FILE, such as 64MiB
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]

@@ -22,26 +22,30 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Repeat each measurement and take the median
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
+    #[arg(long, default_value_t = 3, value_parser = at_least(1))]
+    runs: u64,
     /// The same for peers on emulated paths, where each may take as long as --peer-seconds
-    #[arg(long, default_value_t = 3)]
-    peer_runs: usize,
+    #[arg(long, default_value_t = 3, value_parser = at_least(1))]
+    peer_runs: u64,
     /// Measure only what has this in its name: "lossy 5 % pangea", "objects no loss TCP BBR", "fair alone"
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// MiB to move on loopback and veth
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = at_least(1))]
     mib: u64,
     /// Objects to count
-    #[arg(long, default_value_t = 100)]
-    objects: usize,
+    #[arg(long, default_value_t = 100, value_parser = at_least(1))]
+    objects: u64,
     /// Seconds to share a bottleneck with TCP
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = at_least(2))]
     seconds: u64,
     /// Seconds after which a peer is stopped; 0 = no peers on emulated paths
     #[arg(long, default_value_t = 60)]
     peer_seconds: u64,
+}
+
+fn at_least(least: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(least..)
 }
 
 fn main() -> ExitCode {
@@ -49,12 +53,25 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::parse();
+    let refuse = |why: String| {
+        eprintln!("bench: {why}");
+        ExitCode::from(2)
+    };
+    if arguments.only.is_some() && arguments.cases.contains(&Case::Short) {
+        return refuse("`short` is measured whole: leave --only out".to_owned());
+    }
+    // Tried before anything is measured: it would be lost.
+    if let Some(folder) = &arguments.out
+        && let Err(error) = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder))
+    {
+        return refuse(format!("nothing can be written to --out {}: {error}; give another folder", folder.display()));
+    }
     let mut bench = Bench {
         mib: arguments.mib,
-        runs: arguments.runs.max(1),
-        peer_runs: arguments.peer_runs.max(1),
-        objects: arguments.objects.max(1),
-        seconds: arguments.seconds.max(2),
+        runs: arguments.runs as usize,
+        peer_runs: arguments.peer_runs as usize,
+        objects: arguments.objects as usize,
+        seconds: arguments.seconds,
         peer_seconds: arguments.peer_seconds,
         only: arguments.only,
         rows: Vec::new(),
@@ -74,6 +91,10 @@ fn main() -> ExitCode {
         }
         bench.run(case);
     }
+    if bench.rows.is_empty() && !refused {
+        let only = bench.only.unwrap_or_default();
+        return refuse(format!("nothing has {only:?} in its name; see the names in docs/benchmarks/results.md"));
+    }
     if arguments.json {
         println!("{:#}", bench.json());
     } else {
@@ -82,8 +103,7 @@ fn main() -> ExitCode {
     if let Some(folder) = arguments.out
         && let Err(error) = bench.write(&folder)
     {
-        eprintln!("{}: {error}", folder.display());
-        return ExitCode::from(2);
+        return refuse(format!("{}: {error}", folder.display()));
     }
     match (refused, cases.contains(&Case::Short) && !bench.passes()) {
         (true, _) => ExitCode::from(2),
