@@ -21,8 +21,6 @@ pub struct Pace {
     view: Arc<PathView>,
     /// Bytes given to the transport, with the headers that they go out with.
     given: Cell<u64>,
-    /// Bytes of datagrams given to the transport.
-    datagrams: Cell<u64>,
     /// Tells those who wait in [`catch_up`](Self::catch_up) of each beat.
     beat: Notify,
     /// When the next bytes may be given to the transport under a fixed rate.
@@ -37,7 +35,6 @@ impl Pace {
             connection: connection.clone(),
             view: Arc::clone(view),
             given: Cell::new(0),
-            datagrams: Cell::new(0),
             beat: Notify::new(),
             next: Cell::new(Instant::now()),
         };
@@ -48,27 +45,6 @@ impl Pace {
     /// So many bytes are given to the transport, in stream frames or datagrams.
     pub fn note_given(&self, bytes: usize) {
         self.given.set(self.given.get() + self.with_headers(bytes));
-    }
-
-    /// A datagram of so many bytes is given to the transport.
-    pub fn note_datagram(&self, bytes: usize) {
-        self.datagrams.set(self.datagrams.get() + bytes as u64);
-    }
-
-    /// Waits until the datagrams given so far are on their way. What a stream says of them fits beside one in a packet, and
-    /// would overtake all that wait for the window.
-    pub async fn datagrams_gone(&self) {
-        let upto = self.datagrams.get();
-        while self.datagrams.get().saturating_sub(self.datagrams_held()) < upto
-            && self.connection.close_reason().is_none()
-        {
-            self.beat.notified().await;
-        }
-    }
-
-    /// Bytes of datagrams that the transport has not sent.
-    fn datagrams_held(&self) -> u64 {
-        DATAGRAM_SEND_BYTES.saturating_sub(self.connection.datagram_send_buffer_space()) as u64
     }
 
     fn with_headers(&self, bytes: usize) -> u64 {
