@@ -39,8 +39,8 @@ start() {
     nodes+=($!)
 }
 ctl() { "$programs/pangeactl" --runtime-dir "$folder/$1/run" "${@:2}"; }
-# Until the node at A says so, or for ten seconds.
-until_a() {
+# Until a command succeeds, or for ten seconds.
+await() {
     for _ in $(seq 100); do
         if "$@" >/dev/null 2>&1; then return; fi
         sleep 0.1 # nothing outside a node shows these events
@@ -53,11 +53,11 @@ met() { ctl a status --json | grep -q '"peers_active": *1' && ctl b status --jso
 mkdir "$folder/a" "$folder/b"
 start a "$NETLAB_A" "$NETLAB_ADDR_A"
 start b "$NETLAB_B" "$NETLAB_ADDR_B"
-until_a ctl a id
-until_a ctl b id
+await ctl a id
+await ctl b id
 ctl a peer add "$(ctl b id)@$NETLAB_ADDR_B:7440" >/dev/null
 ctl b peer add "$(ctl a id)@$NETLAB_ADDR_A:7440" >/dev/null
-until_a met
+await met
 
 head -c "${mib}M" /dev/urandom >"$folder/file"
 id=$(ctl a put "$folder/file")

@@ -34,7 +34,7 @@ pub const LATE_EACH: u64 = 2048;
 pub struct Refusals {
     /// Datagrams that were malformed, did not fit their transfer, or belonged to none.
     datagrams: Cell<u64>,
-    /// Those of transfers that had ended.
+    /// Datagrams of transfers that had ended.
     late: Cell<u64>,
     /// Connections that ended because there were too many of these.
     connections: Cell<u64>,
