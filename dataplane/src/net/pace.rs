@@ -21,7 +21,11 @@ pub struct Pace {
     view: Arc<PathView>,
     /// Bytes given to the transport, with the headers that they go out with.
     given: Cell<u64>,
-    /// Tells those who wait in [`catch_up`](Self::catch_up) of each beat.
+    /// Room for datagrams when none waits, in bytes; the transport keeps back what one of them takes beside its payload.
+    datagram_room: usize,
+    /// Bytes of datagrams given to the transport, as it counts them.
+    datagrams: Cell<u64>,
+    /// Tells those who wait here of each beat.
     beat: Notify,
     /// When the next bytes may be given to the transport under a fixed rate.
     next: Cell<Instant>,
@@ -35,6 +39,8 @@ impl Pace {
             connection: connection.clone(),
             view: Arc::clone(view),
             given: Cell::new(0),
+            datagram_room: connection.datagram_send_buffer_space(),
+            datagrams: Cell::new(0),
             beat: Notify::new(),
             next: Cell::new(Instant::now()),
         };
@@ -45,6 +51,28 @@ impl Pace {
     /// So many bytes are given to the transport, in stream frames or datagrams.
     pub fn note_given(&self, bytes: usize) {
         self.given.set(self.given.get() + self.with_headers(bytes));
+    }
+
+    /// A datagram of so many bytes is given to the transport.
+    pub fn note_datagram(&self, bytes: usize) {
+        let beside = DATAGRAM_SEND_BYTES.saturating_sub(self.datagram_room);
+        self.datagrams.set(self.datagrams.get() + (bytes + beside) as u64);
+    }
+
+    /// Waits until the datagrams given so far are on their way. What a stream says of them fits beside one in a packet, and
+    /// would overtake all that wait for the window.
+    pub async fn datagrams_gone(&self) {
+        let upto = self.datagrams.get();
+        while self.datagrams.get().saturating_sub(self.datagrams_waiting()) < upto
+            && self.connection.close_reason().is_none()
+        {
+            self.beat.notified().await;
+        }
+    }
+
+    /// Bytes of datagrams that the transport has not sent, as it counts them.
+    fn datagrams_waiting(&self) -> u64 {
+        self.datagram_room.saturating_sub(self.connection.datagram_send_buffer_space()) as u64
     }
 
     fn with_headers(&self, bytes: usize) -> u64 {

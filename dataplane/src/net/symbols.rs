@@ -61,6 +61,8 @@ impl SymbolSender {
         let limit = SYMBOLS_FACTOR_MAX * self.sent.max(1); // nobody draws more bandwidth by claiming losses
         let mut patience = self.worker.patience.repair;
         loop {
+            let gone_out = timeout(self.worker.patience.stall, self.path.pace.datagrams_gone());
+            gone_out.await.map_err(|_| ServeError::Stalled)?;
             let mark = Mark { sent: u32::try_from(self.sent).unwrap_or(u32::MAX) };
             send.write_all(&mark.to_bytes()).await.map_err(gone)?;
             let mut bytes = [0; REPAIR_LEN];
@@ -128,6 +130,7 @@ impl SymbolSender {
         memory.resize(SYMBOL_HEADER_LEN + symbol_len, 0); // the last data symbol is padded with zeros
         let sent = self.path.connection.send_datagram_wait(memory.split().freeze());
         timeout(self.worker.patience.stall, sent).await.map_err(|_| ServeError::Stalled)?.map_err(gone)?;
+        self.path.pace.note_datagram(SYMBOL_HEADER_LEN + symbol_len);
         self.worker.counters.add(Id::SymbolsSent, 1);
         self.sent += 1;
         Ok(())

@@ -35,9 +35,11 @@ pub struct Two {
 /// Sums of both nodes' counters at one time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
-    sent: u64,
+    /// Symbols sent.
+    pub sent: u64,
     parity: u64,
-    again: u64,
+    /// Of them, symbols that were asked for again.
+    pub again: u64,
     received: u64,
     chunks_by_fec: u64,
     /// Chunks asked of their holder a second time.
