@@ -14,6 +14,7 @@
 //! | `tests/tidy.rs` | rules that compilers do not check |
 //! | `src/netlab/` | a link of our choice between two network namespaces |
 //! | `src/bin/netlab.rs` | the same as a command |
+//! | `src/signals.rs` | what a signal to one of these commands takes away |
 //! | `src/bench/` | what is measured, against whom, and how it is shown |
 //! | `src/bin/bench.rs` | the same as a command: the figures of `docs/BENCHMARKS.md` |
 
@@ -22,5 +23,6 @@ pub mod impostor;
 pub mod netlab;
 pub mod node;
 pub mod sample;
+pub mod signals;
 
 pub use node::{Node, NodeOptions, Run};

@@ -2,14 +2,14 @@
 
 use pangea_tests::bench::nodes::Two;
 use pangea_tests::bench::path::Path;
-use pangea_tests::netlab::unavailable;
+use pangea_tests::netlab::skipped;
 
 /// A small window lets the symbols of a chunk out over several round trips. The server says on a stream when it has sent all
 /// of them; said too early, all that still wait would be taken for lost.
 #[test]
 fn symbols_that_wait_for_a_small_window_are_not_asked_for_again() {
-    if let Some(why) = unavailable() {
-        return eprintln!("skipped: {why}");
+    if skipped() {
+        return;
     }
     let lab = Path::new(100.0, 50).lab(1).unwrap();
     let two = Two::start(lab.pair());

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::unistd::Pid;
 use pangea_tests::netlab::{
-    Change, Counters, Departure, Direction, Lab, Link, Offer, Pair, Pipe, Queue, Settings, Side, unavailable,
+    Change, Counters, Departure, Direction, Lab, Link, Offer, Pair, Pipe, Queue, Settings, Side, skipped,
 };
 
 /// Bytes of IPv4 and UDP headers.
@@ -33,16 +33,6 @@ fn ms(ms: u64) -> Duration {
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether this machine cannot run these tests; says why.
-fn skipped() -> bool {
-    let why = unavailable();
-    if let Some(why) = &why {
-        // Not through a macro: what those print, the test runner keeps to itself when a test passes.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
-    }
-    why.is_some()
 }
 
 fn start(settings: Settings) -> Lab {

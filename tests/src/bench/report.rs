@@ -75,10 +75,15 @@ impl Row {
         self.against.map(|reference| self.value / reference)
     }
 
+    /// What a goal is about: the ratio when there is one.
+    fn measure(&self) -> f64 {
+        self.ratio().unwrap_or(self.value)
+    }
+
     /// Whether the goal is reached; `None` = there is none. A figure that is no number reaches no goal.
     #[must_use]
     pub fn passes(&self) -> Option<bool> {
-        let measure = self.ratio().unwrap_or(self.value);
+        let measure = self.measure();
         self.goal.map(|goal| match goal {
             Goal::AtLeast(least) => measure >= least,
             Goal::AtMost(most) => measure <= most,
@@ -142,10 +147,10 @@ pub fn head() -> String {
     )
 }
 
-/// A Markdown table for each case.
+/// A Markdown table for each case, of a [`machine`].
 #[must_use]
-pub fn markdown(rows: &[Row]) -> String {
-    let mut text = String::from("# Results\n");
+pub fn markdown(rows: &[Row], machine: &str) -> String {
+    let mut text = format!("# Results\n\n{machine}\n");
     let mut case = "";
     for row in rows {
         if row.case != case {
@@ -158,6 +163,45 @@ pub fn markdown(rows: &[Row]) -> String {
         let _ = writeln!(text, "| {} |", row.cells().join(" | "));
     }
     text
+}
+
+/// Of the rows that tell the same thing the middle one, in the order of their first: its note names the others too.
+#[must_use]
+pub fn medians(rows: &[Row]) -> Vec<Row> {
+    let same = |a: &Row, b: &Row| (a.case, &a.what, &a.who) == (b.case, &b.what, &b.who);
+    let mut middle = Vec::<Row>::new();
+    for row in rows {
+        if middle.iter().any(|known| same(known, row)) {
+            continue;
+        }
+        let mut runs: Vec<&Row> = rows.iter().filter(|other| same(other, row)).collect();
+        let shown: Vec<_> = runs.iter().map(|run| format!("{:.3}", run.measure())).collect();
+        runs.sort_by(|a, b| a.measure().total_cmp(&b.measure()));
+        let Some(&median) = runs.get((runs.len() - 1) / 2) else { continue };
+        let note = if shown.len() > 1 {
+            format!("{}; that run: {}", shown.join(" "), median.note)
+        } else {
+            median.note.clone()
+        };
+        middle.push(median.clone().note(note));
+    }
+    middle
+}
+
+/// Where and when: results are of one machine at one time.
+#[must_use]
+pub fn machine() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let model = model.map_or("unknown CPU", |(_, name)| name.trim());
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let said = |program: &str, argument: &str| {
+        let output = std::process::Command::new(program).arg(argument).output().ok()?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    };
+    let date = said("date", "+%F").unwrap_or_else(|| "unknown date".to_owned());
+    let kernel = said("uname", "-sr").unwrap_or_else(|| "unknown kernel".to_owned());
+    format!("{date}, {count} CPUs, {model}, {kernel}")
 }
 
 /// The middle of some figures; the lower one of two.
@@ -187,6 +231,16 @@ mod tests {
         assert_eq!(row(91.0).against(100.0).goal(Goal::AtLeast(0.92)).passes(), Some(false));
         assert_eq!(row(0.0).goal(Goal::AtMost(0.0)).passes(), Some(true));
         assert_eq!(row(f64::NAN).goal(Goal::AtMost(1.0)).passes(), Some(false));
+    }
+
+    #[test]
+    fn of_repeated_rows_the_middle_one_stays_and_tells_of_the_others() {
+        let row = |what, value| Row::new("fair", what, value, "share");
+        let rows = [row("a", 0.9), row("b", 0.1), row("a", 0.5), row("b", 0.3), row("a", 0.6)];
+        let middle = medians(&rows);
+        let shown: Vec<_> = middle.iter().map(|row| (row.what.as_str(), row.value, row.note.as_str())).collect();
+        assert_eq!(shown, [("a", 0.6, "0.900 0.500 0.600; that run: "), ("b", 0.1, "0.100 0.300; that run: ")]);
+        assert_eq!(medians(&rows[..2])[0].note, "");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pangea_tests::bench::{Bench, Case, bare, report};
+use pangea_tests::signals::clean_up_when_ended;
 
 /// Benchmarks of whole nodes against peers. Ends with 1 when `short` misses a bound, with 2 when a case that was asked
 /// for cannot be measured here.
@@ -66,6 +67,17 @@ fn main() -> ExitCode {
     {
         return refuse(format!("nothing can be written to --out {}: {error}; give another folder", folder.display()));
     }
+    // All temporary folders are made in this one.
+    let scratch = match tempfile::Builder::new().prefix("pangea-bench-").tempdir() {
+        Ok(scratch) => scratch,
+        Err(error) => return refuse(format!("no temporary folder: {error}; set TMPDIR")),
+    };
+    if tempfile::env::override_temp_dir(scratch.path()).is_err() {
+        return refuse("temporary folders are made elsewhere already".to_owned());
+    }
+    if let Err(error) = clean_up_when_ended(scratch.path().to_owned()) {
+        return refuse(format!("signals cannot be listened to: {error}"));
+    }
     let mut bench = Bench {
         mib: arguments.mib,
         runs: arguments.runs as usize,
@@ -98,7 +110,7 @@ fn main() -> ExitCode {
     if arguments.json {
         println!("{:#}", bench.json());
     } else {
-        print!("{}", report::markdown(&bench.rows));
+        print!("{}", report::markdown(&bench.rows, &report::machine()));
     }
     if let Some(folder) = arguments.out
         && let Err(error) = bench.write(&folder)

@@ -9,8 +9,8 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pangea_tests::netlab::{Change, Counters, Direction, Lab, Link, MTU_DEFAULT, Queue, Report, Settings, Side};
+use pangea_tests::signals::{Signals, status_of};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{self, SignalKind};
 use tokio::time::timeout;
 
 const EXAMPLES: &str = "\
@@ -115,32 +115,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Signals that end the command, and with it the link.
-struct Signals {
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
-    hangup: unix::Signal,
-}
-
-impl Signals {
-    /// From now on they are waited for. A command does not inherit that, as it would a mask.
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            terminate: unix::signal(SignalKind::terminate())?,
-            hangup: unix::signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.interrupt.recv() => Signal::SIGINT,
-            _ = self.terminate.recv() => Signal::SIGTERM,
-            _ = self.hangup.recv() => Signal::SIGHUP,
-        }
-    }
-}
-
 /// The exit status.
 async fn run(arguments: &Arguments, settings: Settings) -> Result<u8, String> {
     let mut signals = Signals::listen().map_err(|error| error.to_string())?; // before there is anything to take away
@@ -152,7 +126,7 @@ async fn run(arguments: &Arguments, settings: Settings) -> Result<u8, String> {
     let status = match arguments.command.split_first() {
         None => {
             eprintln!("netlab: {} is {a}, {} is {b}; Ctrl-C ends it", lab.address_a(), lab.address_b());
-            by_signal(signals.next().await as i32)
+            status_of(signals.next().await as i32)
         }
         Some((program, rest)) => {
             let mut command = match arguments.within {
@@ -183,7 +157,7 @@ async fn wait(child: &mut Child, signals: &mut Signals) -> io::Result<u8> {
         status = child.wait() => Ok(exit_status(status?)),
         signal = signals.next() => {
             end(child, signal).await?;
-            Ok(by_signal(signal as i32))
+            Ok(status_of(signal as i32))
         }
     }
 }
@@ -205,12 +179,7 @@ async fn end(child: &mut Child, signal: Signal) -> io::Result<()> {
 }
 
 fn exit_status(status: ExitStatus) -> u8 {
-    status.code().map_or_else(|| by_signal(status.signal().unwrap_or(0)), |code| u8::try_from(code).unwrap_or(1))
-}
-
-/// What a shell makes of a command that a signal ended.
-fn by_signal(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(1)
+    status.code().map_or_else(|| status_of(status.signal().unwrap_or(0)), |code| u8::try_from(code).unwrap_or(1))
 }
 
 fn tell(report: &Report, json: bool) {
@@ -336,7 +305,7 @@ fn set_one(link: &mut Link, key: &str, value: &str) -> Result<(), String> {
         "delay-ms" => link.delay = ms()?,
         "jitter-ms" => link.jitter = ms()?,
         "reorder" => link.reorder = value.parse().map_err(|_| format!("{value} is not true or false"))?,
-        "loss-pct" => link.loss_pct = number(value)?,
+        "loss-pct" => link.loss_pct = number_to(100.0, value)?,
         "burst" => link.burst = unless_none()?,
         "queue-bdp" => link.queue = Queue::Bdp(number(value)?),
         "queue-kib" => link.queue = Queue::Bytes(bytes(number(value)?)),
@@ -346,10 +315,14 @@ fn set_one(link: &mut Link, key: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// 0 to a million, so that no duration made of it is too long.
+/// A number that no duration made of it is too long for.
 fn number(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number| (0.0..=1e6).contains(number));
-    number.ok_or_else(|| format!("{text} is not a number of 0 to 1000000"))
+    number_to(1e6, text)
+}
+
+fn number_to(most: f64, text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=most).contains(number));
+    number.ok_or_else(|| format!("{text} is not a number of 0 to {most}"))
 }
 
 #[cfg(test)]
@@ -389,7 +362,7 @@ mod tests {
         for (line, word) in [
             ("netlab --rate-mbit fast", "rate-mbit: fast"),
             ("netlab --rate-mbit 0", "a rate of 0"),
-            ("netlab --loss-pct -1", "-1"),
+            ("netlab --loss-pct -1", "-1 is not a number of 0 to 100"),
             ("netlab --jitter-ms 5", "jitter"),
             ("netlab --at 5", "SECONDS"),
             ("netlab --at 5:speed=1", "speed: there is no such key"),

@@ -1,6 +1,6 @@
 //! Why there is no lab.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::Command;
 
 use super::link::LinkError;
@@ -51,4 +51,15 @@ pub fn unavailable() -> Option<Error> {
         return Some(Error::NoIp);
     }
     (!std::path::Path::new(TUN_MAKER).exists()).then_some(Error::NoTun)
+}
+
+/// Whether this machine cannot run tests that need a lab; says why.
+#[must_use]
+pub fn skipped() -> bool {
+    let why = unavailable();
+    if let Some(why) = &why {
+        // Not through a macro: what those print, the test runner keeps to itself when a test passes.
+        let _ = writeln!(io::stderr(), "SKIPPED: {why}");
+    }
+    why.is_some()
 }

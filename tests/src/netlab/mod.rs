@@ -60,11 +60,11 @@ mod pipe;
 
 pub use counters::{Counters, Report};
 pub use engine::TICK;
-pub use error::{Error, unavailable};
+pub use error::{Error, skipped, unavailable};
 pub use lab::Lab;
 pub use link::{
     Change, DELAY_MAX, Direction, Link, LinkError, MTU_DEFAULT, MTU_MAX, MTU_MIN, Queue, RATE_MBIT_MAX, RATE_MBIT_MIN,
     Settings,
 };
-pub use namespaces::{Pair, Side};
+pub use namespaces::{Pair, Side, remove_namespaces};
 pub use pipe::{Departure, Nanos, Offer, Pipe};

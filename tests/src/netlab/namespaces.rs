@@ -222,13 +222,24 @@ fn remove(name: &str) {
     let _ = ip(&["netns", "del", name]);
 }
 
+/// Removes all network namespaces that this process has made, and ends what runs in them.
+pub fn remove_namespaces() {
+    let own = std::process::id().cast_signed();
+    remove_those_of(|maker| maker == own);
+}
+
 /// Removes what killed processes left behind.
 fn remove_leftovers() {
+    remove_those_of(|maker| maker > 0 && kill(Pid::from_raw(maker), None) == Err(Errno::ESRCH));
+}
+
+/// Removes namespaces by the process that made them.
+fn remove_those_of(wanted: impl Fn(i32) -> bool) {
     for entry in std::fs::read_dir(FOLDER).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
         let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
-        if maker.is_some_and(|pid: i32| pid > 0 && kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)) {
+        if maker.is_some_and(&wanted) {
             remove(name);
         }
     }
