@@ -200,8 +200,9 @@ pub fn machine() -> String {
         Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
     };
     let date = said("date", "+%F").unwrap_or_else(|| "unknown date".to_owned());
-    let kernel = said("uname", "-sr").unwrap_or_else(|| "unknown kernel".to_owned());
-    format!("{date}, {count} CPUs, {model}, {kernel}")
+    let kernel = said("uname", "-r").unwrap_or_else(|| "unknown".to_owned());
+    let kernel = kernel.split('-').next().unwrap_or_default(); // what follows is whose build it is
+    format!("{date}, {count} CPUs, {model}, Linux {kernel}")
 }
 
 /// The middle of some figures; the lower one of two.
