@@ -57,7 +57,12 @@ pub fn clean_up_when_ended(folder: PathBuf) -> io::Result<()> {
     let mut signals = runtime.block_on(async { Signals::listen() })?;
     let clean_up = move || {
         let signal = runtime.block_on(signals.next());
-        std::panic::set_hook(Box::new(|_| {})); // whoever waits for one of those programs has nothing to tell any more
+        // Whoever waits for one of those programs fails now; it has nothing to tell, and must not end the process first.
+        std::panic::set_hook(Box::new(|_| {
+            loop {
+                std::thread::park();
+            }
+        }));
         for pid in descendants() {
             let _ = kill(pid, Signal::SIGKILL); // gone already, or of another user: not ours to end
         }
