@@ -165,7 +165,7 @@ impl Node {
     /// Folder of its sockets.
     #[must_use]
     pub fn runtime_dir(&self) -> PathBuf {
-        self.folder.path().join("run")
+        runtime_dir_in(self.folder.path())
     }
 
     /// Folder of its key, catalog and store.
@@ -327,12 +327,21 @@ impl Drop for Node {
         for pid in lock_pids(&self.runtime_dir()).into_iter().chain(workers) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        // Of workers that were killed: nobody else will look after these.
-        let prefix = pangea_ipc::runtime::counters_prefix(&self.runtime_dir());
-        let counters = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-        for entry in counters.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
-            let _ = std::fs::remove_file(entry.path()); // gone is as good
-        }
+        remove_counters(&self.runtime_dir());
+    }
+}
+
+/// Runtime folder of the node whose folder this is.
+pub(crate) fn runtime_dir_in(folder: &Path) -> PathBuf {
+    folder.join("run")
+}
+
+/// Removes what workers of a node counted in; of workers that were killed, nobody else will.
+pub(crate) fn remove_counters(runtime_dir: &Path) {
+    let prefix = pangea_ipc::runtime::counters_prefix(runtime_dir);
+    let counters = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    for entry in counters.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        let _ = std::fs::remove_file(entry.path()); // gone is as good
     }
 }
 

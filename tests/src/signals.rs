@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::netlab::remove_namespaces;
+use crate::node::{remove_counters, runtime_dir_in};
 
 /// Signals that end a command.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub fn status_of(signal: i32) -> u8 {
 }
 
 /// From now on a signal ends all programs that this process has started, and theirs, removes its network namespaces and
-/// `folder`, and ends it. Without this they stay, since nothing is dropped then.
+/// `folder` with the nodes in it, and ends it. Without this they stay, since nothing is dropped then.
 ///
 /// # Errors
 /// What the system says.
@@ -67,6 +68,9 @@ pub fn clean_up_when_ended(folder: PathBuf) -> io::Result<()> {
             let _ = kill(pid, Signal::SIGKILL); // gone already, or of another user: not ours to end
         }
         remove_namespaces();
+        for node in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            remove_counters(&runtime_dir_in(&node.path()));
+        }
         if let Err(error) = std::fs::remove_dir_all(&folder) {
             eprintln!("{} is left: {error}", folder.display());
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pangea_ipc::runtime::counters_prefix;
 use pangea_tests::netlab::skipped;
 
 /// Two nodes are up within this time, in a debug build on a busy machine.
@@ -30,14 +31,26 @@ fn a_signal_takes_away_programs_namespaces_and_folders() {
     let namespaces = || names(Path::new("/run/netns")).into_iter().filter(|name| name.starts_with(&ours)).count();
     // The second node's folder is made last; nobody tells of it.
     let nodes = || names(folder.path()).iter().map(|name| names(&folder.path().join(name)).len()).sum::<usize>();
+    let prefixes = || -> Vec<String> {
+        let nodes = names(folder.path()).into_iter().flat_map(|bench| {
+            let bench = folder.path().join(bench);
+            names(&bench).into_iter().map(move |node| bench.join(node).join("run"))
+        });
+        nodes.map(|run| counters_prefix(&run)).collect()
+    };
+    let counters = |prefixes: &[String]| {
+        let ours = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        names(Path::new("/dev/shm")).into_iter().filter(ours).count()
+    };
     let started = Instant::now();
-    while (namespaces(), nodes()) != (2, 2) {
+    while (namespaces(), nodes(), counters(&prefixes())) != (2, 2, 2) {
         assert!(started.elapsed() < START_TIME && bench.try_wait().unwrap().is_none(), "no nodes");
         std::thread::sleep(Duration::from_millis(20));
     }
+    let prefixes = prefixes();
     kill(Pid::from_raw(bench.id().cast_signed()), Signal::SIGTERM).unwrap();
     let output = bench.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(128 + Signal::SIGTERM as i32), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).ends_with("ended by SIGTERM; what was measured is lost\n"));
-    assert_eq!((namespaces(), names(folder.path())), (0, Vec::new()));
+    assert_eq!((namespaces(), names(folder.path()), counters(&prefixes)), (0, Vec::new(), 0));
 }
