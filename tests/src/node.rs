@@ -332,7 +332,8 @@ impl Drop for Node {
 }
 
 /// Runtime folder of the node whose folder this is.
-pub(crate) fn runtime_dir_in(folder: &Path) -> PathBuf {
+#[must_use]
+pub fn runtime_dir_in(folder: &Path) -> PathBuf {
     folder.join("run")
 }
 

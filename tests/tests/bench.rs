@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pangea_ipc::runtime::counters_prefix;
 use pangea_tests::netlab::skipped;
+use pangea_tests::node::runtime_dir_in;
 
 /// Two nodes are up within this time, in a debug build on a busy machine.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ fn a_signal_takes_away_programs_namespaces_and_folders() {
     let prefixes = || -> Vec<String> {
         let nodes = names(folder.path()).into_iter().flat_map(|bench| {
             let bench = folder.path().join(bench);
-            names(&bench).into_iter().map(move |node| bench.join(node).join("run"))
+            names(&bench).into_iter().map(move |node| runtime_dir_in(&bench.join(node)))
         });
         nodes.map(|run| counters_prefix(&run)).collect()
     };
