@@ -41,6 +41,7 @@ struct Registration {
   revision @8 :UInt64;
   jobs @9 :List(JobStatus);
   unreported @10 :List(Event);
+  pins @11 :List(Pin);       # whom an earlier controller had it let in
 }
 
 enum JobKind {

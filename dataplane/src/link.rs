@@ -62,6 +62,7 @@ impl Link {
             revision: worker.policy().revision,
             jobs: worker.job_statuses(),
             unreported: unreported.clone(),
+            pins: worker.pins.all(),
             ..self.introduction.clone()
         };
         let accepted = match link.register(&registration).await {

@@ -119,8 +119,9 @@ impl Arguments {
         }
         Ok(Settings {
             worker: WorkerIndex(self.index),
-            store: pangea_ipc::runtime::store(&self.state_dir),
-            runtime_dir: self.runtime_dir,
+            store: pangea_ipc::runtime::store(&absolute("--state-dir", self.state_dir)?),
+            // Programs reach its door from folders of their own.
+            runtime_dir: absolute("--runtime-dir", self.runtime_dir)?,
             data_listen,
             orphan: (!self.stay).then(|| Duration::from_secs(u64::from(self.orphan_s))),
             log: self.log,
@@ -128,6 +129,10 @@ impl Arguments {
             fault,
         })
     }
+}
+
+fn absolute(option: &str, path: PathBuf) -> Result<PathBuf, String> {
+    std::path::absolute(&path).map_err(|error| format!("{option} {}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -147,6 +152,16 @@ mod tests {
         assert_eq!(settings.fault, Some(Fault { loss_pct: 5.0, seed: 4 }));
         assert!(check(&["--index", "0", "--fault-loss", "101"], true).is_err());
         assert!(check(&["--index", "0", "--fault-loss", "NaN"], true).is_err());
+    }
+
+    #[test]
+    fn folders_are_the_same_for_who_works_in_another_one() {
+        let fixed = ["pangea-worker", "--state-dir", "s", "--runtime-dir", "r", "--data-listen", "127.0.0.1:7441"];
+        let arguments = Arguments::try_parse_from(fixed.iter().chain(&["--index", "0"])).unwrap();
+        let settings = arguments.check(false).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(settings.runtime_dir, here.join("r"));
+        assert_eq!(settings.store, pangea_ipc::runtime::store(&here.join("s")));
     }
 
     #[test]

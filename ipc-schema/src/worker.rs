@@ -52,6 +52,8 @@ pub struct Registration {
     pub jobs: Vec<JobStatus>,
     /// Events of which no controller has taken notice yet.
     pub unreported: Vec<Event>,
+    /// The keys that an earlier controller had it let in.
+    pub pins: Vec<Pin>,
 }
 
 /// What a controller answers to a registration that it accepts.

@@ -60,6 +60,8 @@ pub struct Node {
     stdin: Option<ChildStdin>,
     folder: TempDir,
     options: NodeOptions,
+    /// Where the controller listens for peers.
+    listen: String,
     id: String,
 }
 
@@ -125,8 +127,9 @@ impl Node {
     #[must_use]
     pub fn start(options: NodeOptions) -> Self {
         let folder = tempfile::Builder::new().prefix("pangea-test-").tempdir().expect("a temporary folder");
-        let (controller, stdin) = spawn_controller(folder.path(), &options);
-        let mut node = Self { controller, stdin: Some(stdin), folder, options, id: String::new() };
+        let (controller, stdin) = spawn_controller(folder.path(), &options, &options.listen);
+        let listen = options.listen.clone();
+        let mut node = Self { controller, stdin: Some(stdin), folder, options, listen, id: String::new() };
         node.wait_ready();
         node
     }
@@ -144,6 +147,7 @@ impl Node {
                 let workers = status["workers"].as_array().map(Vec::as_slice).unwrap_or_default();
                 let running = workers.iter().filter(|worker| worker["state"] == "running").count();
                 if running == usize::from(self.options.workers) {
+                    status["listen"].as_str().expect("a listen address").clone_into(&mut self.listen);
                     status["node"].as_str().expect("a node id").clone_into(&mut self.id);
                     return;
                 }
@@ -229,8 +233,7 @@ impl Node {
     /// When it does not say.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
-        let status = self.json(["status"]);
-        status["listen"].as_str().and_then(|text| text.parse().ok()).expect("a listen address")
+        self.listen.parse().expect("a listen address")
     }
 
     /// `NODEID@HOST:PORT`.
@@ -283,9 +286,9 @@ impl Node {
         self.controller.wait().expect("the controller has ended");
     }
 
-    /// Starts a controller in the folders of the one that has ended, and waits until it is ready.
+    /// Starts a controller in the folders and at the address of the one that has ended, and waits until it is ready.
     pub fn restart_controller(&mut self) {
-        let (controller, stdin) = spawn_controller(self.folder.path(), &self.options);
+        let (controller, stdin) = spawn_controller(self.folder.path(), &self.options, &self.listen);
         self.controller = controller;
         self.stdin = Some(stdin);
         self.wait_ready();
@@ -362,7 +365,7 @@ fn state_dir(folder: &Path, options: &NodeOptions) -> PathBuf {
     options.state_dir.clone().unwrap_or_else(|| folder.join("state"))
 }
 
-fn spawn_controller(folder: &Path, options: &NodeOptions) -> (Child, ChildStdin) {
+fn spawn_controller(folder: &Path, options: &NodeOptions, listen: &str) -> (Child, ChildStdin) {
     std::fs::create_dir_all(folder.join("files")).expect("a folder for files");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log file");
     let mut command = match &options.namespace {
@@ -375,7 +378,7 @@ fn spawn_controller(folder: &Path, options: &NodeOptions) -> (Child, ChildStdin)
         }
     };
     command.arg("--state-dir").arg(state_dir(folder, options)).arg("--runtime-dir").arg(folder.join("run"));
-    command.args(["--listen", &options.listen, "--data-listen", &options.listen, "--until-stdin-closes"]);
+    command.args(["--listen", listen, "--data-listen", &options.listen, "--until-stdin-closes"]);
     command.arg("--workers").arg(options.workers.to_string());
     for assignment in &options.policy {
         command.args(["--policy", assignment]);

@@ -1,6 +1,7 @@
 //! `kill -9` of any process at any moment: no wrong byte is delivered, and a repeated command succeeds.
 
 use std::ffi::OsStr;
+use std::process::Child;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -70,6 +71,67 @@ fn bytes_keep_flowing_when_the_controllers_die_and_come_back() {
     assert_eq!(b.worker_pids(), workers, "the new controller takes the living workers over");
     let listed = b.json(["ls"]);
     assert_eq!(listed["contents"][0]["chunks_held"], 400, "{listed}");
+}
+
+/// A get of 100 MiB that takes some ten seconds, from a node that admits the getter, and is dialled by it only. It has
+/// begun: some of it is on disk. Last: the content's id.
+fn slow_get() -> (Node, Node, Child, String) {
+    let options =
+        NodeOptions { workers: 1, arguments: vec!["--orphan-s".into(), "60".into()], ..NodeOptions::default() };
+    let a = Node::start(NodeOptions { policy: vec!["congestion=rate:80000000".into()], ..options.clone() });
+    let b = Node::start(options);
+    let _ = a.ctl(["peer", "add", b.id()]).ok();
+    let source = a.file("source");
+    sample::write_file(&source, 400 * CHUNK, 12).unwrap();
+    let id = a.put(&source);
+    let ticket = a.ticket(&id);
+    let get = b.ctl_command(["get", &ticket, "-o", b.file("arrived").to_str().unwrap()]).spawn().unwrap();
+    let store = b.state_dir().join("store").join(&id).join("data");
+    while std::fs::metadata(&store).map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata)) == 0 {
+        after(1);
+    }
+    (a, b, get, id)
+}
+
+fn expect_arrived(a: &Node, b: &Node, mut get: Child) {
+    assert!(get.wait().unwrap().success(), "{}", b.log());
+    assert!(std::fs::read(b.file("arrived")).unwrap() == std::fs::read(a.file("source")).unwrap());
+}
+
+#[test]
+fn a_get_goes_on_when_the_holders_controller_dies() {
+    let (mut a, b, get, _) = slow_get();
+    a.kill_controller();
+    expect_arrived(&a, &b, get);
+    assert_eq!(b.json(["peer", "ls"])["peers"][0]["state"], "dead");
+}
+
+#[test]
+fn a_get_goes_on_when_the_holders_controller_is_replaced_and_both_know_each_other_again() {
+    let (mut a, b, mut get, _) = slow_get();
+    let workers = a.worker_pids();
+    a.kill_controller();
+    // The getter dials the same address again.
+    a.restart_controller();
+    while b.json(["peer", "ls"])["peers"][0]["state"] != "active" {
+        assert!(get.try_wait().unwrap().is_none(), "the get ended before there was a session again");
+        after(20);
+    }
+    expect_arrived(&a, &b, get);
+    assert_eq!(a.worker_pids(), workers);
+    let now = a.json(["workers"]);
+    let counters = now["workers"][0]["counters"].as_array().unwrap();
+    let refused = counters.iter().find(|counter| counter[0] == "peers_refused").unwrap();
+    assert_eq!(refused[1], 0, "the getter's connection stood all the time");
+}
+
+#[test]
+fn a_source_that_the_operator_removes_in_mid_get_is_one_no_more() {
+    let (a, b, get, _) = slow_get();
+    let _ = b.ctl(["peer", "rm", a.id()]).ok();
+    let output = get.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    assert!(!b.file("arrived").exists());
 }
 
 #[test]

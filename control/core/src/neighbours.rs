@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use pangea_ipc::address::{Endpoint, PeerAddress};
-use pangea_ipc::ids::NodeId;
+use pangea_ipc::ids::{NodeId, WorkerKey};
 use pangea_ipc::node::{LISTING_PAGE_MAX, PeerReport, PeerState};
 use pangea_ipc::worker::{KnownPath, PINS_MAX, PathSample, Pin};
 
@@ -45,6 +45,8 @@ struct Neighbour {
     had_session: bool,
     trouble: String,
     workers: Vec<Endpoint>,
+    /// The keys of its workers: as it told, or as our own workers remember from an earlier controller.
+    keys: Vec<WorkerKey>,
     missed_pings: u32,
     failed_dials: u32,
     last_rtt: Option<f64>,
@@ -253,7 +255,22 @@ impl Neighbours {
     /// A node told of its workers.
     pub fn set_workers(&mut self, node: NodeId, workers: Vec<Endpoint>) {
         if let Some(known) = self.nodes.get_mut(&node) {
+            known.keys = workers.iter().map(|worker| worker.key).collect();
             known.workers = workers;
+        }
+    }
+
+    /// A worker that has outlived an earlier controller says whose keys that one had it let in. Those of admitted nodes
+    /// that have not been here since count as if their session had ended just now.
+    pub fn restore_pins(&mut self, pins: &[Pin], now: Instant) {
+        for pin in pins {
+            let Some(known) = self.nodes.get_mut(&pin.node) else { continue };
+            if known.admitted && !known.had_session {
+                known.lost_at.get_or_insert(now);
+                if !known.keys.contains(&pin.key) {
+                    known.keys.push(pin.key);
+                }
+            }
         }
     }
 
@@ -274,7 +291,7 @@ impl Neighbours {
                 let Some(end) = known.lost_at.map(|at| at + grace).filter(|end| *end > now) else { continue };
                 next_expiry = Some(next_expiry.map_or(end, |next| next.min(end)));
             }
-            pins.extend(known.workers.iter().map(|worker| Pin { key: worker.key, node: *node, known: known.known }));
+            pins.extend(known.keys.iter().map(|key| Pin { key: *key, node: *node, known: known.known }));
         }
         pins.truncate(PINS_MAX);
         (pins, next_expiry)
@@ -328,7 +345,7 @@ pub fn is_kept(own: NodeId, other: NodeId, opened_here: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pangea_ipc::ids::{WorkerIndex, WorkerKey};
+    use pangea_ipc::ids::WorkerIndex;
 
     use super::*;
 
@@ -413,6 +430,27 @@ mod tests {
         assert_eq!((pins.len(), expiry), (1, Some(now + grace)));
         assert_eq!(store.pins(grace, now + grace), (vec![], None));
         assert_eq!(store.pins(Duration::ZERO, now), (vec![], None));
+    }
+
+    #[test]
+    fn the_pins_of_an_earlier_controller_hold_for_the_grace_and_for_admitted_nodes_only() {
+        let now = start();
+        let grace = Duration::from_secs(60);
+        let pin = |node, n| Pin { key: WorkerKey([n; 32]), node, known: None };
+        let mut store = Neighbours::default();
+        store.admit(peer(A)).unwrap();
+        store.note(peer(B)).unwrap();
+        store.restore_pins(&[pin(A, 1), pin(A, 2), pin(B, 3)], now);
+        store.restore_pins(&[pin(A, 1), pin(A, 2), pin(B, 3)], now + Duration::from_secs(1));
+        assert_eq!(store.pins(grace, now), (vec![pin(A, 1), pin(A, 2)], Some(now + grace)));
+        assert_eq!(store.pins(grace, now + grace).0, []);
+        assert!(store.may_come(Duration::from_secs(10), now), "A may be on its way");
+        // Once it is here, what it says itself is what counts.
+        store.handle_session(A);
+        assert_eq!(store.pins(grace, now), (vec![pin(A, 1), pin(A, 2)], None));
+        store.set_workers(A, vec![worker(4)]);
+        store.restore_pins(&[pin(A, 1)], now);
+        assert_eq!(store.pins(grace, now), (vec![pin(A, 4)], None));
     }
 
     #[test]

@@ -23,7 +23,8 @@ use tracing::Instrument;
 use super::holders::{Search, Wait, find};
 use super::node::{Job, Node, command, fresh_job, now_s};
 
-/// A fetch for which nobody has some chunk fails after this time.
+/// A fetch for which nobody has some chunk fails after this time; one that has brought nothing for as long believes no
+/// more that a source whose controller is silent will deliver.
 const STARVED_TIME: Duration = Duration::from_secs(10);
 /// How often peers are asked again what they hold, while a fetch runs.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -70,6 +71,12 @@ pub struct Fetch {
     users: Cell<u32>,
     news: Notify,
     starved_since: Cell<Option<Instant>>,
+    /// When the last chunk came.
+    came_at: Cell<Instant>,
+    /// Whom the workers draw from.
+    sources: RefCell<Vec<Source>>,
+    /// Sources that a worker gave up since it was last told whom to ask.
+    given_up: RefCell<BTreeSet<NodeId>>,
     banned: RefCell<BTreeSet<NodeId>>,
     trouble: RefCell<String>,
 }
@@ -107,6 +114,11 @@ impl Fetch {
         self.users.get() > 0
     }
 
+    /// The nodes that it draws from.
+    pub fn source_nodes(&self) -> Vec<NodeId> {
+        self.sources.borrow().iter().map(|source| source.node).collect()
+    }
+
     /// One more job wants it.
     pub fn join(&self) {
         self.users.set(self.users.get() + 1);
@@ -137,6 +149,7 @@ pub fn handle(node: &Rc<Node>, job: JobId, news: News) {
             News::Progress { chunks_held, chunks_durable, shares } => {
                 if chunks_held > share.held {
                     fetch.starved_since.set(None);
+                    fetch.came_at.set(Instant::now());
                 }
                 (share.held, share.durable) = (chunks_held, chunks_durable);
                 share.by_node = shares.into_iter().collect();
@@ -154,6 +167,7 @@ pub fn handle(node: &Rc<Node>, job: JobId, news: News) {
                 if why.code == FailureCode::Corrupt {
                     fetch.banned.borrow_mut().insert(peer);
                 }
+                fetch.given_up.borrow_mut().insert(peer);
                 *fetch.trouble.borrow_mut() = why.text;
             }
             News::Failed(why) => {
@@ -277,6 +291,9 @@ pub fn start(
         users: Cell::new(1),
         news: Notify::new(),
         starved_since: Cell::new(None),
+        came_at: Cell::new(Instant::now()),
+        sources: RefCell::default(),
+        given_up: RefCell::default(),
         banned: RefCell::default(),
         trouble: RefCell::default(),
     });
@@ -316,9 +333,9 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
 }
 
 async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere)>) -> Result<(), Failure> {
-    let mut sources = sources_of(node, fetch, found);
+    fetch.sources.replace(sources_of(node, fetch, found));
     // An object comes from whoever is known to have it; for more it is worth to know of everybody who has some.
-    let known = !sources.is_empty() && fetch.size <= u64::from(CHUNK_SIZE);
+    let known = !fetch.sources.borrow().is_empty() && fetch.size <= u64::from(CHUNK_SIZE);
     let mut asked_at: Option<Instant> = known.then(Instant::now);
     let mut asking: Option<LocalBoxFuture<'_, (Vec<Source>, bool)>> = None;
     let mut hope = true;
@@ -331,9 +348,13 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
         if fetch.users.get() == 0 {
             return Err(Failure::cancelled("nobody waits for it any more; what is here stays"));
         }
-        let before = sources.len();
-        sources.retain(|source| !fetch.banned.borrow().contains(&source.node));
-        let found_out = sources.len() < before;
+        let found_out = {
+            let (mut sources, banned) = (fetch.sources.borrow_mut(), fetch.banned.borrow());
+            let before = sources.len();
+            sources.retain(|source| !banned.contains(&source.node));
+            sources.len() < before
+        };
+        let sources = fetch.sources.borrow().clone();
         // A peer that answers late, or never, must not hold up the fetch.
         if asking.is_none() && (found_out || asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN)) {
             asked_at = Some(Instant::now());
@@ -361,9 +382,11 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
             () = fetch.news.notified() => {}
             Some((news, more)) = async { Some(asking.as_mut()?.await) } => {
                 (asking, hope) = (None, more);
-                if news != sources {
-                    sources = news;
-                    set_sources(node, fetch, &sources).await;
+                // One that a worker gave up and that says again to hold something gets another try.
+                let given_up = fetch.given_up.take();
+                if news != sources || news.iter().any(|source| given_up.contains(&source.node)) {
+                    fetch.sources.replace(news.clone());
+                    set_sources(node, fetch, &news).await;
                 }
             }
             _ = changes.changed() => asked_at = None,
@@ -393,14 +416,35 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
     Failure::new(code, text)
 }
 
-/// Who holds what, as far as peers with a session say now. Second: whether it is worth waiting for more. It is not when
-/// everybody who is known has answered, or has been found not to, and nobody has any of it.
+/// Who holds what, as far as peers say now, and have said who do not answer. Second: whether it is worth waiting for
+/// more. It is not when everybody who is known has answered, or has been found not to, and nobody has any of it.
 async fn current_sources(node: &Rc<Node>, fetch: &Fetch) -> (Vec<Source>, bool) {
-    let Search { found, silent, .. } = find(node, fetch.content, Wait::All).await;
+    let search = find(node, fetch.content, Wait::All).await;
+    let silent = search.silent() > 0;
+    let unheard = unheard_sources(node, fetch, &search);
+    let mut holders = holders_of(node, fetch, search.found);
+    holders.extend(unheard);
     // Who has some of it may be getting the rest, or its workers may be away for a moment.
-    let some = found.iter().any(|(peer, here)| counts(fetch, *peer, here));
-    let may_come = node.neighbours.borrow().may_come(STARVED_TIME, Instant::now());
-    (sources_of(node, fetch, found), some || may_come || silent > 0)
+    let hope = !holders.is_empty() || silent || node.neighbours.borrow().may_come(STARVED_TIME, Instant::now());
+    (plan::sources(holders, &fetch.chunks), hope)
+}
+
+/// Sources from which nothing was heard now: their controllers have gone, or are slow. Their workers deliver all the same,
+/// so they stay sources while chunks come.
+fn unheard_sources(node: &Node, fetch: &Fetch, search: &Search) -> Vec<Source> {
+    if fetch.came_at.get().elapsed() >= STARVED_TIME {
+        return Vec::new();
+    }
+    let (neighbours, banned, given_up) = (node.neighbours.borrow(), fetch.banned.borrow(), fetch.given_up.borrow());
+    let stays = |source: &&Source| {
+        let peer = source.node;
+        // One that the operator removed meanwhile is not known any more.
+        !search.answered.contains(&peer)
+            && neighbours.is_known(peer)
+            && !banned.contains(&peer)
+            && !given_up.contains(&peer)
+    };
+    fetch.sources.borrow().iter().filter(stays).cloned().collect()
 }
 
 /// Whether what a peer says to hold is of this content, and the peer has not been found out.
@@ -409,6 +453,10 @@ fn counts(fetch: &Fetch, peer: NodeId, here: &FoundHere) -> bool {
 }
 
 fn sources_of(node: &Node, fetch: &Fetch, found: Vec<(NodeId, FoundHere)>) -> Vec<Source> {
+    plan::sources(holders_of(node, fetch, found), &fetch.chunks)
+}
+
+fn holders_of(node: &Node, fetch: &Fetch, found: Vec<(NodeId, FoundHere)>) -> Vec<Source> {
     let mut holders = Vec::new();
     for (peer, here) in found {
         if !counts(fetch, peer, &here) {
@@ -417,7 +465,7 @@ fn sources_of(node: &Node, fetch: &Fetch, found: Vec<(NodeId, FoundHere)>) -> Ve
         let endpoints = node.neighbours.borrow().workers(peer).to_vec();
         holders.push(Source { node: peer, held: here.held, endpoints });
     }
-    plan::sources(holders, &fetch.chunks)
+    holders
 }
 
 async fn set_sources(node: &Rc<Node>, fetch: &Fetch, sources: &[Source]) {

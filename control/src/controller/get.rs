@@ -140,13 +140,14 @@ async fn learn(
             break search;
         }
     };
+    let silent = search.silent();
     let mut found = search.found;
     if found.is_empty() {
         // Trouble with the node that was named is the answer, when there is any.
         if let Some(failure) = dial_trouble.first() {
             return Err(failure.clone());
         }
-        let who = match (search.asked, search.silent) {
+        let who = match (search.asked, silent) {
             (0, _) => "no peer is connected".to_owned(),
             (asked, 0) => format!("none of the {asked} connected peers has it"),
             (asked, silent) => format!("of the {asked} connected peers {silent} did not answer, and no other has it"),

@@ -42,8 +42,16 @@ pub struct Search {
     pub found: Vec<(NodeId, FoundHere)>,
     /// Peers that were asked.
     pub asked: usize,
-    /// Those of them from which no answer came, or none in time.
-    pub silent: usize,
+    /// Those of them that answered in time, whatever they said.
+    pub answered: BTreeSet<NodeId>,
+}
+
+impl Search {
+    /// How many of those that were asked did not answer in time.
+    #[must_use]
+    pub fn silent(&self) -> usize {
+        self.asked.saturating_sub(self.answered.len())
+    }
 }
 
 /// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets.
@@ -64,20 +72,18 @@ pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
         let mut hearsay: Vec<PeerAddress> = Vec::new();
         let mut deadline = None;
         search.asked += sessions.len();
-        search.silent += sessions.len();
         while let Some((peer, answer)) = until(deadline, answers.next()).await {
-            search.silent -= 1;
+            // One that refuses has answered.
+            if answer.as_ref().map_or_else(|failure| failure.code == FailureCode::Denied, |_| true) {
+                search.answered.insert(peer);
+            }
             match answer {
                 Ok(PeerResponse::Found(answer)) => {
                     search.found.extend(answer.here.map(|here| (peer, here)));
                     hearsay.extend(answer.others);
                 }
                 Ok(other) => tracing::debug!(%peer, failure = %unexpected(&other), "a peer was not understood"),
-                Err(failure) => {
-                    // One that refuses has answered.
-                    search.silent += usize::from(failure.code != FailureCode::Denied);
-                    tracing::debug!(%peer, %failure, "a peer could not be asked");
-                }
+                Err(failure) => tracing::debug!(%peer, %failure, "a peer could not be asked"),
             }
             if wait == Wait::First && !search.found.is_empty() {
                 deadline = deadline.or_else(|| Some(Instant::now() + GRACE));

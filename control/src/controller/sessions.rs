@@ -1,6 +1,7 @@
 //! One session with each peer: dial or be dialled, introduce, ping, ask, answer.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -96,22 +97,34 @@ async fn let_in(node: &Node, stream: TcpStream, remote: SocketAddr) -> Option<(N
     }
 }
 
-/// Keeps sessions up to every peer that the operator named with an address.
+/// Keeps sessions up to every peer that the operator named with an address, and to whom a fetch draws from.
 pub async fn keep_up(node: Rc<Node>) {
-    let mut dialling = std::collections::HashSet::new();
+    let kept = Rc::new(RefCell::new(BTreeSet::new()));
     let mut changes = node.sessions_changed.subscribe();
     loop {
-        let wanted = node.neighbours.borrow().to_keep_up();
+        let mut wanted = node.neighbours.borrow().to_keep_up();
+        wanted.extend(node.fetches.borrow().iter().flat_map(|fetch| fetch.source_nodes()));
         for peer in wanted {
-            if dialling.insert(peer) {
-                tokio::task::spawn_local(keep_up_one(Rc::clone(&node), peer));
+            if kept.borrow_mut().insert(peer) {
+                let (node, kept) = (Rc::clone(&node), Rc::clone(&kept));
+                tokio::task::spawn_local(async move {
+                    keep_up_one(&node, peer).await;
+                    kept.borrow_mut().remove(&peer);
+                });
             }
         }
         if changes.changed().await.is_err() {
             return;
         }
-        dialling.retain(|peer| node.neighbours.borrow().is_admitted(*peer));
     }
+}
+
+/// Whether a session to a node that has an address is opened again when it ends.
+fn is_kept_up(node: &Node, peer: NodeId) -> bool {
+    let neighbours = node.neighbours.borrow();
+    neighbours.address(peer).is_some()
+        && (neighbours.is_admitted(peer)
+            || node.fetches.borrow().iter().any(|fetch| fetch.source_nodes().contains(&peer)))
 }
 
 /// Looks the host name of a configured peer up, until there is an answer: names may be known later than this node runs.
@@ -144,16 +157,16 @@ pub async fn look_up(node: Rc<Node>, peer: Written) {
     }
 }
 
-async fn keep_up_one(node: Rc<Node>, peer: NodeId) {
+async fn keep_up_one(node: &Rc<Node>, peer: NodeId) {
     let mut changes = node.sessions_changed.subscribe();
-    while node.neighbours.borrow().is_admitted(peer) {
+    while is_kept_up(node, peer) {
         if node.sessions.borrow().contains_key(&peer) {
             if changes.changed().await.is_err() {
                 return;
             }
             continue;
         }
-        let pause = match dial(&node, peer, &[]).await {
+        let pause = match dial(node, peer, &[]).await {
             Ok(()) => continue,
             Err(why) => node.neighbours.borrow_mut().handle_dial_failed(peer, &why.text, chance()),
         };

@@ -220,11 +220,17 @@ impl Arguments {
             Some(loss) if (0.0..=100.0).contains(&loss) => Some((loss, self.fault_seed)),
             Some(loss) => return Err(format!("--fault-loss {loss}: must be from 0 to 100")),
         };
+        // Programs and workers reach them from folders of their own.
+        let absolute = |option: &str, path: PathBuf| {
+            std::path::absolute(&path).map_err(|error| format!("{option} {}: {error}", path.display()))
+        };
+        let state_dir = self.state_dir.or(table.state_dir).unwrap_or_else(folders::state_dir);
         let runtime_dir = self.runtime_dir.or(table.runtime_dir).unwrap_or_else(folders::runtime_dir);
+        let (state_dir, runtime_dir) = (absolute("--state-dir", state_dir)?, absolute("--runtime-dir", runtime_dir)?);
         // The longest name of all sockets there.
         check_path(&runtime::controller_socket(&runtime_dir)).map_err(|error| error.to_string())?;
         Ok(Settings {
-            state_dir: self.state_dir.or(table.state_dir).unwrap_or_else(folders::state_dir),
+            state_dir,
             runtime_dir,
             listen: self.listen.or(table.listen).map_or_else(|| fixed(LISTEN), Ok)?,
             data_listen: self.data_listen.or(table.data_listen).map_or_else(|| fixed(DATA_LISTEN), Ok)?,
@@ -293,6 +299,13 @@ mod tests {
     }
 
     #[test]
+    fn folders_are_the_same_for_who_works_in_another_one() {
+        let settings = with_file("[controller]\nstate_dir = \"state\"\n", &["--runtime-dir", "run"]).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!((settings.state_dir, settings.runtime_dir), (here.join("state"), here.join("run")));
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error_with_line_and_suggestion() {
         let error = with_file("[controller]\n\nworkrs = 3\n", &[]).unwrap_err();
         assert!(error.contains("line 3") && error.contains("did you mean \"workers\"?"), "{error}");
@@ -314,7 +327,7 @@ mod tests {
         let settings = with_file(&format!("[controller]\npeers = [\"{one}\"]\n"), &["--peer", &other]).unwrap();
         assert_eq!(settings.peers.iter().map(ToString::to_string).collect::<Vec<_>>(), [other, one]);
         assert!(with_file("", &["--workers", "65"]).is_err());
-        let error = with_file("", &["--runtime-dir", &"d".repeat(100)]).unwrap_err();
+        let error = with_file("", &["--runtime-dir", &format!("/{}", "d".repeat(99))]).unwrap_err();
         assert!(error.contains("has 116 bytes") && error.contains("shorter --runtime-dir"), "{error}");
         assert!(with_file("", &["--fault-loss", "5"]).unwrap_err().contains("PANGEA_FAULTS"));
     }

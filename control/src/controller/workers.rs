@@ -85,7 +85,7 @@ fn retire(node: &Node, segment: &str) {
 impl RegistrarService for Link {
     fn register(
         self: Rc<Self>,
-        registration: Registration,
+        mut registration: Registration,
         worker: WorkerClient,
     ) -> LocalBoxFuture<'static, Result<Accepted, Failure>> {
         Box::pin(async move {
@@ -101,6 +101,8 @@ impl RegistrarService for Link {
             let unreported = registration.unreported.clone();
             let fetches = registration.jobs.iter().filter(|job| job.kind == JobKind::Fetch);
             let orphans: Vec<_> = fetches.map(|job| (job.job, job.content)).collect();
+            // Before it is told anew whom to let in.
+            self.node.neighbours.borrow_mut().restore_pins(&std::mem::take(&mut registration.pins), Instant::now());
             let entry = Worker { client: worker.clone(), registration, draining: false };
             self.node.workers.borrow_mut().insert(index, entry);
             self.registered.replace(Some((index, pid)));

@@ -58,6 +58,12 @@ impl Pins {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = map;
     }
 
+    /// All pins, in no particular order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Pin> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+    }
+
     /// Whose key this is; `None` = not admitted.
     #[must_use]
     pub fn node(&self, key: WorkerKey) -> Option<NodeId> {

@@ -123,6 +123,10 @@ fn registrations_and_events_beyond_a_bound_are_refused() {
         sound(&mut to);
         to.init_unreported(over(EVENTS_MAX));
     });
+    refused!("pins", PINS_MAX, Root<'_>, read_registration, |mut to| {
+        sound(&mut to);
+        to.init_pins(over(PINS_MAX));
+    });
     refused!("shares", SOURCES_MAX, Root<'_>, read_registration, |mut to| {
         sound(&mut to);
         to.init_unreported(1).get(0).init_progress().init_shares(over(SOURCES_MAX));

@@ -159,6 +159,7 @@ fn every_worker_message_survives_the_wire() {
         revision: Revision(1),
         jobs: jobs(),
         unreported: events(),
+        pins: vec![w::Pin { key: WorkerKey([6; 32]), node: NodeId([7; 32]), known: None }],
     };
     assert_eq!(registration(&value).unwrap(), value);
     let unpinned = w::Registration { cpu: None, ..value };

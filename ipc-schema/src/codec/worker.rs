@@ -46,7 +46,8 @@ pub(crate) fn write_registration(value: &Registration, mut to: wire::registratio
     write_address(value.address, to.reborrow().init_address());
     let jobs = count("jobs", value.jobs.len(), JOBS_MAX)?;
     write_jobs(&value.jobs, to.reborrow().init_jobs(jobs));
-    write_events(&value.unreported, |count| to.init_unreported(count))
+    write_events(&value.unreported, |count| to.reborrow().init_unreported(count))?;
+    write_pins(&value.pins, |count| to.init_pins(count))
 }
 
 pub(crate) fn read_registration(from: wire::registration::Reader<'_>) -> Result<Registration> {
@@ -62,6 +63,32 @@ pub(crate) fn read_registration(from: wire::registration::Reader<'_>) -> Result<
         revision: Revision(from.get_revision()),
         jobs: read_jobs(from.get_jobs()?)?,
         unreported: read_events(from.get_unreported()?)?,
+        pins: read_pins(from.get_pins()?)?,
+    })
+}
+
+type PinsBuilder<'a> = capnp::struct_list::Builder<'a, wire::pin::Owned>;
+
+fn write_pins<'a>(pins: &[Pin], init: impl FnOnce(u32) -> PinsBuilder<'a>) -> Result<()> {
+    let mut list = init(count("pins", pins.len(), PINS_MAX)?);
+    for (index, pin) in (0..).zip(pins) {
+        let mut to = list.reborrow().get(index);
+        to.set_key(&pin.key.0);
+        to.set_node(&pin.node.0);
+        to.set_known_rate(pin.known.map_or(0, |known| known.rate));
+        to.set_known_rtt_us(pin.known.map_or(0, |known| known.rtt_us));
+        to.set_known_loss_ppm(pin.known.map_or(0, |known| known.loss_ppm));
+    }
+    Ok(())
+}
+
+fn read_pins(from: capnp::struct_list::Reader<'_, wire::pin::Owned>) -> Result<Vec<Pin>> {
+    list("pins", from, PINS_MAX, |pin| {
+        Ok(Pin {
+            key: WorkerKey(bytes("worker key", pin.get_key()?)?),
+            node: node_id(pin.get_node()?)?,
+            known: known_path(pin.get_known_rate(), pin.get_known_rtt_us(), pin.get_known_loss_ppm()),
+        })
     })
 }
 
@@ -125,17 +152,7 @@ fn read_sources(from: capnp::struct_list::Reader<'_, wire::source::Owned>) -> Re
 pub(crate) fn write_command(command: &Command, mut to: wire::command::Builder<'_>) -> Result<()> {
     match command {
         Command::ApplyPolicy(policy) => write_policy(policy, to.init_apply_policy())?,
-        Command::SetPins(pins) => {
-            let mut list = to.init_set_pins(count("pins", pins.len(), PINS_MAX)?);
-            for (index, pin) in (0..).zip(pins) {
-                let mut to = list.reborrow().get(index);
-                to.set_key(&pin.key.0);
-                to.set_node(&pin.node.0);
-                to.set_known_rate(pin.known.map_or(0, |known| known.rate));
-                to.set_known_rtt_us(pin.known.map_or(0, |known| known.rtt_us));
-                to.set_known_loss_ppm(pin.known.map_or(0, |known| known.loss_ppm));
-            }
-        }
+        Command::SetPins(pins) => write_pins(pins, |count| to.init_set_pins(count))?,
         Command::Put(plan) => {
             let mut to = to.init_put();
             to.set_job(plan.job.0);
@@ -197,13 +214,7 @@ pub(crate) fn read_command(from: wire::command::Reader<'_>) -> Result<Command> {
     use wire::command as w;
     Ok(match from.which().map_err(CodecError::unknown("command"))? {
         w::ApplyPolicy(policy) => Command::ApplyPolicy(read_policy(policy?)?),
-        w::SetPins(pins) => Command::SetPins(list("pins", pins?, PINS_MAX, |pin| {
-            Ok(Pin {
-                key: WorkerKey(bytes("worker key", pin.get_key()?)?),
-                node: node_id(pin.get_node()?)?,
-                known: known_path(pin.get_known_rate(), pin.get_known_rtt_us(), pin.get_known_loss_ppm()),
-            })
-        })?),
+        w::SetPins(pins) => Command::SetPins(read_pins(pins?)?),
         w::Put(plan) => {
             let plan = plan?;
             let (job, token) = (JobId(plan.get_job()), token(plan.get_token()?)?);
