@@ -96,7 +96,7 @@ fn redundancy(case: &'static str, path: &Path, bulks: &[Bulk], bytes: u64) -> Ro
     let sent = medians(bulks, |bulk| bulk.tally.redundancy_pct(bytes));
     let (repaired, copies) =
         (medians(bulks, |bulk| bulk.tally.repaired as f64), medians(bulks, |bulk| bulk.tally.copies as f64));
-    let note = format!("sent {sent:.2} % in all; {repaired} symbols rebuilt, {copies} chunks asked twice");
+    let note = format!("sent {sent:.2} % in all; {repaired} symbols rebuilt, {copies} requests known by their copy");
     // Where nothing is lost by chance nothing may be sent in any run, whatever the queue dropped.
     let value = if path.loss_pct > 0.0 {
         medians(bulks, |bulk| bulk.tally.excess_pct(bytes))

@@ -11,6 +11,7 @@
 //! | `sharing.rs` | cases `fair`, `two`, `change` |
 //! | `local.rs` | cases `put`, `get`, `local`, `policy` on loopback, and `veth` |
 //! | `bound.rs` | what a get must do beside what a bare stream does |
+//! | `codec.rs`, `isal.c` | case `codec` |
 //! | `report.rs`, `plot.rs` | tables, JSON, plots |
 //!
 //! Every transfer over an emulated path has a fresh path and fresh nodes unless its case says otherwise, and counts from
@@ -19,6 +20,7 @@
 pub mod bare;
 pub mod bound;
 pub mod bulk;
+pub mod codec;
 pub mod flow;
 pub mod laden;
 pub mod local;
@@ -72,13 +74,15 @@ pub enum Case {
     Change,
     /// Get over a clean veth, against a bare quinn stream (root)
     Veth,
+    /// The erasure code on one core, against the crate reed-solomon-erasure and ISA-L
+    Codec,
     /// The ratios that guard against regressions, under 90 s; only when asked for (root)
     Short,
 }
 
 impl Case {
     /// All that are measured without a wish.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Put,
         Self::Get,
         Self::Local,
@@ -92,13 +96,14 @@ impl Case {
         Self::Two,
         Self::Change,
         Self::Veth,
+        Self::Codec,
     ];
 
     /// Why it cannot be measured here, if so.
     #[must_use]
     pub fn unavailable(self) -> Option<crate::netlab::Error> {
         match self {
-            Self::Put | Self::Get | Self::Local | Self::Policy => None,
+            Self::Put | Self::Get | Self::Local | Self::Policy | Self::Codec => None,
             _ => unavailable(),
         }
     }
@@ -182,6 +187,7 @@ impl Bench {
             Case::Two => self.repeated(sharing::two),
             Case::Change => self.repeated(sharing::change),
             Case::Veth => local::veth(self),
+            Case::Codec => codec::codec(self),
             Case::Short => self.short(),
         }
     }

@@ -147,7 +147,7 @@ pub fn change(bench: &mut Bench) {
 fn steps_case(bench: &mut Bench, steps: &[Step]) {
     const STEP: Duration = Duration::from_secs(10);
     const SETTLE: Duration = Duration::from_secs(3);
-    if !bench.wants(&format!("change {}", steps[1].name)) {
+    if !bench.wants(&format!("change {} pangea", steps[1].name)) {
         return;
     }
     let lab = steps[0].path.lab(1).unwrap();
