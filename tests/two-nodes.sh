@@ -39,10 +39,11 @@ start() {
     nodes+=($!)
 }
 ctl() { "$programs/pangeactl" --runtime-dir "$folder/$1/run" "${@:2}"; }
-# Until a command succeeds, or for ten seconds.
+# Until a command succeeds, a node has ended, or for ten seconds.
 await() {
     for _ in $(seq 100); do
         if "$@" >/dev/null 2>&1; then return; fi
+        if ! kill -0 "${nodes[@]}" 2>/dev/null; then break; fi
         sleep 0.1 # nothing outside a node shows these events
     done
     cat "$folder"/*.log >&2
@@ -63,4 +64,11 @@ head -c "${mib}M" /dev/urandom >"$folder/file"
 id=$(ctl a put "$folder/file")
 ctl b get "$id" -o "$folder/copy" | sed "s|^$folder/||"
 cmp "$folder/file" "$folder/copy"
+sleep 0.3 # workers publish their figures every 250 ms
 ctl b workers
+# What was sent as symbols of the code, and what became of it.
+for node in a b; do
+    figures=$(ctl $node workers --json | grep -A1 -E '"(symbols|requests_by)[a-z_]*"' | grep -v '^--' | tr -d ' \n"' |
+        sed 's/,\([0-9]*\)/ \1  /g')
+    echo "$node: $figures"
+done

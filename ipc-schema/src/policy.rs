@@ -114,7 +114,7 @@ pub struct Revised {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// No such key.
-    #[error("unknown policy key {key:?}{}", did_you_mean(suggestion.as_deref()))]
+    #[error("unknown policy key {key:?}{}", hint(suggestion.as_deref()))]
     UnknownKey {
         /// The key, shortened.
         key: String,
@@ -143,6 +143,10 @@ pub enum PolicyError {
 #[must_use]
 pub fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default()
+}
+
+fn hint(suggestion: Option<&str>) -> String {
+    suggestion.map_or_else(|| "; pangeactl policy show lists them".to_owned(), |near| did_you_mean(Some(near)))
 }
 
 /// The candidate most like `text`, when one is alike at all.
@@ -216,7 +220,7 @@ pub static KEYS: [Key; 10] = [
     },
     Key {
         name: "congestion",
-        takes: "auto, cubic, or rate: and bits a second such as rate:500M (100k to 1000G)",
+        takes: "auto, cubic, or rate: and whole bits a second such as rate:500M or rate:1500k (100k to 1000G)",
         help: "How fast workers send: by a model of the path, by CUBIC, or at a fixed rate for each connection, on links that you own.",
         set: |policy, text| {
             policy.congestion = match text {
@@ -500,7 +504,7 @@ mod tests {
         let error = Policy::default().with_assignment("fec.mod=auto").unwrap_err();
         assert_eq!(error.to_string(), "unknown policy key \"fec.mod\"; did you mean \"fec.mode\"?");
         let error = Policy::default().with_assignment("zzz=1").unwrap_err();
-        assert_eq!(error.to_string(), "unknown policy key \"zzz\"");
+        assert_eq!(error.to_string(), "unknown policy key \"zzz\"; pangeactl policy show lists them");
         assert!(matches!(Policy::default().with_assignment("fec.mode"), Err(PolicyError::NoAssignment { .. })));
     }
 

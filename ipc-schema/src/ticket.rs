@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{BASE32_NOPAD, DecodeKind};
 use serde::{Serialize, Serializer};
 
 use crate::ids::{ContentId, NodeId};
@@ -122,7 +122,10 @@ impl FromStr for Ticket {
         if text.len() > TICKET_CHARS_MAX {
             return Err(TicketError::TooLong { chars: text.len() });
         }
-        let bytes = BASE32_NOPAD.decode(digits.to_ascii_uppercase().as_bytes()).map_err(|_| TicketError::Alphabet)?;
+        let bytes = BASE32_NOPAD.decode(digits.to_ascii_uppercase().as_bytes()).map_err(|error| match error.kind {
+            DecodeKind::Symbol => TicketError::Alphabet,
+            _ => TicketError::Check, // no ticket has this many characters
+        })?;
         let (fields, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(TicketError::Check)?;
         if check_sum(fields) != *check {
             return Err(TicketError::Check);

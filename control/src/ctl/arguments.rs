@@ -175,6 +175,9 @@ pub enum PeerCommand {
         node: NodeId,
     },
     /// List the known nodes with the quality of their paths
+    ///
+    /// LATENCY and JITTER are of pings between the controllers (TCP: what it loses comes a round trip or more later);
+    /// LOSS is of the packets that this node's workers sent there, FROM IT the rate of what came from there.
     #[command(after_help = "Example:\n  pangeactl peer ls --json")]
     Ls,
 }
