@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use pangea_ipc::counter::Id;
 use pangea_ipc::rpc::{WorkerLink, connect_unix};
 use pangea_ipc::runtime::workers_socket;
 use pangea_ipc::worker::{EVENTS_MAX, Event, Registration};
@@ -23,8 +24,14 @@ pub struct Link {
     pub introduction: Registration,
     /// Folder of the node's sockets.
     pub runtime_dir: PathBuf,
-    /// How long the worker lives without a controller; `None` = for ever.
+    /// How long the worker lives without a controller and without moving a byte; `None` = for ever.
     pub orphan: Option<Duration>,
+}
+
+/// Bytes that this worker has moved for anybody.
+fn moved_bytes(worker: &Worker) -> u64 {
+    let moved = [Id::BytesPut, Id::BytesRead, Id::BytesFetched, Id::BytesServed].map(|id| worker.counters.get(id));
+    moved.into_iter().fold(0, u64::wrapping_add)
 }
 
 impl Link {
@@ -32,18 +39,23 @@ impl Link {
     pub async fn keep(self, worker: Rc<Worker>) {
         let socket = workers_socket(&self.runtime_dir);
         let mut pause = RETRY_MIN;
-        let mut away_since = Instant::now();
+        let mut idle_since = Instant::now();
+        let mut moved = moved_bytes(&worker);
         loop {
             match self.serve_once(&worker, &socket).await {
                 Ok(()) => {
                     tracing::info!("the controller is away; carrying on");
                     pause = RETRY_MIN;
-                    away_since = Instant::now();
+                    idle_since = Instant::now();
                 }
                 Err(why) => tracing::debug!(%why, "not registered"),
             }
-            if self.orphan.is_some_and(|orphan| away_since.elapsed() >= orphan) {
-                tracing::warn!("no controller for {:?}; ending", away_since.elapsed());
+            let moved_now = moved_bytes(&worker);
+            if moved_now != moved {
+                (moved, idle_since) = (moved_now, Instant::now());
+            }
+            if self.orphan.is_some_and(|orphan| idle_since.elapsed() >= orphan) {
+                tracing::warn!("no controller and nothing to do for {:?}; ending", idle_since.elapsed());
                 return;
             }
             sleep(pause).await;

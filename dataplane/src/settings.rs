@@ -38,7 +38,7 @@ pub struct Arguments {
     /// Add the worker's number to the port of --data-listen (0 stays 0)
     #[arg(long)]
     port_plus_index: bool,
-    /// Seconds without a controller after which the worker ends by itself
+    /// Seconds without a controller and without a byte moved after which the worker ends by itself
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     orphan_s: u32,
     /// Never end by itself, however long the controller is away (for systemd)
@@ -78,7 +78,7 @@ pub struct Settings {
     pub runtime_dir: PathBuf,
     /// Where the QUIC endpoint listens.
     pub data_listen: SocketAddr,
-    /// How long it lives without a controller; `None` = for ever.
+    /// How long it lives without a controller and without moving a byte; `None` = for ever.
     pub orphan: Option<Duration>,
     /// What to log.
     pub log: String,

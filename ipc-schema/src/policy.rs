@@ -76,7 +76,7 @@ pub struct Policy {
     pub transfer_inflight_chunks: u16,
     /// `transfer.jobs`: fetches under way at once on this node.
     pub transfer_jobs_max: u16,
-    /// `session.grace_s`: how long workers of a peer stay admitted after its session was lost.
+    /// `session.grace_s`: how long workers of a peer stay admitted after its session was lost and nothing went on with them.
     pub session_grace_s: u32,
     /// `discovery.hearsay`: whether holders that known peers tell of are asked too.
     pub discovery_hearsay: bool,
@@ -271,7 +271,7 @@ pub static KEYS: [Key; 10] = [
     Key {
         name: "session.grace_s",
         takes: "a whole number of seconds from 0 to 86400",
-        help: "How long a peer's workers stay admitted after its session was lost, so that its controller can restart.",
+        help: "How long a peer's workers stay admitted after its session was lost and nothing went on with them, so that its controller can restart.",
         set: |policy, text| within(text, 0, 86_400).map(|value| policy.session_grace_s = value),
         print: |policy| policy.session_grace_s.to_string(),
     },

@@ -1,7 +1,7 @@
 //! `kill -9` of any process at any moment: no wrong byte is delivered, and a repeated command succeeds.
 
 use std::ffi::OsStr;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -74,41 +74,62 @@ fn bytes_keep_flowing_when_the_controllers_die_and_come_back() {
 }
 
 /// A get of 100 MiB that takes some ten seconds, from a node that admits the getter, and is dialled by it only. It has
-/// begun: some of it is on disk. Last: the content's id.
-fn slow_get() -> (Node, Node, Child, String) {
+/// begun: some of it is on disk. Both nodes wait for lost controllers, and for lost peers, only a part of that time.
+fn slow_get() -> (Node, Node, Child) {
     let options =
-        NodeOptions { workers: 1, arguments: vec!["--orphan-s".into(), "60".into()], ..NodeOptions::default() };
-    let a = Node::start(NodeOptions { policy: vec!["congestion=rate:80000000".into()], ..options.clone() });
+        NodeOptions { workers: 1, arguments: vec!["--orphan-s".into(), "3".into()], ..NodeOptions::default() };
+    let slow = ["congestion=rate:80000000", "session.grace_s=3"].map(String::from).to_vec();
+    let a = Node::start(NodeOptions { policy: slow, ..options.clone() });
     let b = Node::start(options);
     let _ = a.ctl(["peer", "add", b.id()]).ok();
     let source = a.file("source");
     sample::write_file(&source, 400 * CHUNK, 12).unwrap();
     let id = a.put(&source);
     let ticket = a.ticket(&id);
-    let get = b.ctl_command(["get", &ticket, "-o", b.file("arrived").to_str().unwrap()]).spawn().unwrap();
+    let mut get = b.ctl_command(["get", &ticket, "-o", b.file("arrived").to_str().unwrap()]);
+    let get = get.stderr(Stdio::piped()).spawn().unwrap();
     let store = b.state_dir().join("store").join(&id).join("data");
     while std::fs::metadata(&store).map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata)) == 0 {
         after(1);
     }
-    (a, b, get, id)
+    (a, b, get)
 }
 
-fn expect_arrived(a: &Node, b: &Node, mut get: Child) {
-    assert!(get.wait().unwrap().success(), "{}", b.log());
+fn expect_arrived(a: &Node, b: &Node, get: Child) {
+    let output = get.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), b.log());
     assert!(std::fs::read(b.file("arrived")).unwrap() == std::fs::read(a.file("source")).unwrap());
 }
 
 #[test]
 fn a_get_goes_on_when_the_holders_controller_dies() {
-    let (mut a, b, get, _) = slow_get();
+    let (mut a, b, get) = slow_get();
     a.kill_controller();
     expect_arrived(&a, &b, get);
     assert_eq!(b.json(["peer", "ls"])["peers"][0]["state"], "dead");
 }
 
 #[test]
+fn a_get_goes_on_when_the_getters_controller_dies() {
+    let (a, mut b, get) = slow_get();
+    b.kill_controller();
+    expect_arrived(&a, &b, get);
+}
+
+#[test]
+fn a_get_goes_on_when_both_controllers_are_replaced_and_do_not_meet_again() {
+    let (mut a, mut b, get) = slow_get();
+    b.kill_controller();
+    a.kill_controller();
+    b.restart_controller();
+    a.restart_controller();
+    expect_arrived(&a, &b, get);
+    assert_eq!(b.json(["peer", "ls"])["peers"].as_array().map(Vec::len), Some(0), "the ticket is forgotten");
+}
+
+#[test]
 fn a_get_goes_on_when_the_holders_controller_is_replaced_and_both_know_each_other_again() {
-    let (mut a, b, mut get, _) = slow_get();
+    let (mut a, b, mut get) = slow_get();
     let workers = a.worker_pids();
     a.kill_controller();
     // The getter dials the same address again.
@@ -127,10 +148,12 @@ fn a_get_goes_on_when_the_holders_controller_is_replaced_and_both_know_each_othe
 
 #[test]
 fn a_source_that_the_operator_removes_in_mid_get_is_one_no_more() {
-    let (a, b, get, _) = slow_get();
+    let (a, b, get) = slow_get();
     let _ = b.ctl(["peer", "rm", a.id()]).ok();
     let output = get.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains(&format!("node {}: it is no peer any more", a.id())), "{text}");
     assert!(!b.file("arrived").exists());
 }
 
@@ -160,7 +183,7 @@ fn a_put_whose_worker_dies_fails_cleanly_and_works_when_repeated() {
     let source = node.file("source");
     sample::write_file(&source, 800 * CHUNK, 9).unwrap();
     let mut put = node.ctl_command([OsStr::new("put"), source.as_os_str()]);
-    let put = put.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let put = put.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     after(20);
     let _ = kill(Pid::from_raw(node.worker_pids()[0]), Signal::SIGKILL);
     let output = put.wait_with_output().unwrap();
@@ -182,7 +205,7 @@ fn a_put_whose_controller_dies_ends_and_works_when_repeated() {
         let source = node.file("source");
         sample::write_file(&source, 400 * CHUNK, 20 + round as u64).unwrap();
         let mut put = node.ctl_command([OsStr::new("put"), source.as_os_str()]);
-        let put = put.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let put = put.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         after(moment);
         node.kill_controller();
         let output = put.wait_with_output().unwrap();

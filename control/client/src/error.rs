@@ -18,7 +18,7 @@ pub enum ClientError {
     Refused(#[from] Failure),
     /// The controller went away before it answered.
     #[error(
-        "pangea-controller went away before it answered; it restarts by itself under systemd: run the command again"
+        "pangea-controller went away before it answered; start it again (under systemd it does by itself) and run the command again"
     )]
     ControllerGone,
     /// The call itself failed.

@@ -42,6 +42,8 @@ struct Neighbour {
     has_session: bool,
     /// When its session ended; its workers stay pinned for a while.
     lost_at: Option<Instant>,
+    /// When our workers last sent something to its workers, or got something from them.
+    worked_at: Option<Instant>,
     had_session: bool,
     trouble: String,
     workers: Vec<Endpoint>,
@@ -175,6 +177,13 @@ impl Neighbours {
         }
     }
 
+    /// Why there is no session with a node; `None` = there is one, or it was never tried.
+    #[must_use]
+    pub fn trouble(&self, node: NodeId) -> Option<&str> {
+        let known = self.nodes.get(&node).filter(|known| !known.has_session && !known.trouble.is_empty());
+        known.map(|known| known.trouble.as_str())
+    }
+
     /// A node sent wrong bytes or broke the protocol.
     pub fn handle_offence(&mut self, node: NodeId) {
         if let Some(known) = self.nodes.get_mut(&node) {
@@ -236,7 +245,7 @@ impl Neighbours {
             self.paths_changed |= known.admitted && known.known != sample.known;
             known.known = sample.known;
         }
-        known.sampled_at = Some(now);
+        (known.sampled_at, known.worked_at) = (Some(now), Some(now));
     }
 
     /// What the path to a node carried before this store was made.
@@ -280,15 +289,17 @@ impl Neighbours {
         self.nodes.get(&node).map_or(&[], |known| &known.workers)
     }
 
-    /// The keys that may connect: those of admitted nodes with a session, or without one for less than `grace`. Second:
-    /// when the next of them expires.
+    /// The keys that may connect: those of admitted nodes with a session, or without one for less than `grace`, in which
+    /// nothing went on between its workers and ours: what does goes on, whatever has become of its controller. Second: when
+    /// the next of them expires.
     #[must_use]
     pub fn pins(&self, grace: Duration, now: Instant) -> (Vec<Pin>, Option<Instant>) {
         let mut pins = Vec::new();
         let mut next_expiry: Option<Instant> = None;
         for (node, known) in self.nodes.iter().filter(|(_, known)| known.admitted) {
             if !known.has_session {
-                let Some(end) = known.lost_at.map(|at| at + grace).filter(|end| *end > now) else { continue };
+                let last = known.lost_at.map(|lost| known.worked_at.map_or(lost, |worked| worked.max(lost)));
+                let Some(end) = last.map(|at| at + grace).filter(|end| *end > now) else { continue };
                 next_expiry = Some(next_expiry.map_or(end, |next| next.min(end)));
             }
             pins.extend(known.keys.iter().map(|key| Pin { key: *key, node: *node, known: known.known }));
@@ -430,6 +441,26 @@ mod tests {
         assert_eq!((pins.len(), expiry), (1, Some(now + grace)));
         assert_eq!(store.pins(grace, now + grace), (vec![], None));
         assert_eq!(store.pins(Duration::ZERO, now), (vec![], None));
+    }
+
+    #[test]
+    fn pins_hold_as_long_as_something_goes_on_between_workers() {
+        let now = start();
+        let grace = Duration::from_secs(60);
+        let busy =
+            PathSample { rtt_us: 0, packets_sent: 9, packets_lost: 0, bytes_received: 0, elapsed_ms: 500, known: None };
+        let mut store = Neighbours::default();
+        store.admit(peer(A)).unwrap();
+        store.handle_path(A, busy, now);
+        assert_eq!(store.pins(grace, now).0, [], "of who was never here nothing is known");
+        store.handle_session(A);
+        store.set_workers(A, vec![worker(1)]);
+        store.handle_session_end(A, "gone", now);
+        let later = now + Duration::from_secs(50);
+        store.handle_path(A, busy, later);
+        assert_eq!(store.pins(grace, now + grace).1, Some(later + grace));
+        assert_eq!(store.pins(grace, later + grace).0, []);
+        assert!(!store.may_come(Duration::from_secs(10), later), "its controller has been away for long");
     }
 
     #[test]

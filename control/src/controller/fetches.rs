@@ -26,6 +26,8 @@ use super::node::{Job, Node, command, fresh_job, now_s};
 /// A fetch for which nobody has some chunk fails after this time; one that has brought nothing for as long believes no
 /// more that a source whose controller is silent will deliver.
 const STARVED_TIME: Duration = Duration::from_secs(10);
+/// Nodes whose trouble a failure tells at most.
+const TROUBLES_MAX: usize = 3;
 /// How often peers are asked again what they hold, while a fetch runs.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -77,6 +79,8 @@ pub struct Fetch {
     sources: RefCell<Vec<Source>>,
     /// Sources that a worker gave up since it was last told whom to ask.
     given_up: RefCell<BTreeSet<NodeId>>,
+    /// Nodes that were sources and are none any more.
+    former: RefCell<BTreeSet<NodeId>>,
     banned: RefCell<BTreeSet<NodeId>>,
     trouble: RefCell<String>,
 }
@@ -294,6 +298,7 @@ pub fn start(
         came_at: Cell::new(Instant::now()),
         sources: RefCell::default(),
         given_up: RefCell::default(),
+        former: RefCell::default(),
         banned: RefCell::default(),
         trouble: RefCell::default(),
     });
@@ -384,6 +389,7 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
                 (asking, hope) = (None, more);
                 // One that a worker gave up and that says again to hold something gets another try.
                 let given_up = fetch.given_up.take();
+                fetch.former.borrow_mut().extend(sources.iter().map(|source| source.node));
                 if news != sources || news.iter().any(|source| given_up.contains(&source.node)) {
                     fetch.sources.replace(news.clone());
                     set_sources(node, fetch, &news).await;
@@ -407,6 +413,16 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
     let trouble = fetch.trouble.borrow();
     if !trouble.is_empty() {
         text.push_str(&format!("; last trouble: {trouble}"));
+    }
+    let (former, neighbours) = (fetch.former.borrow(), node.neighbours.borrow());
+    let why = |peer: &NodeId| match neighbours.is_known(*peer) {
+        true => Some((*peer, neighbours.trouble(*peer)?)),
+        false => Some((*peer, "it is no peer any more")),
+    };
+    for (peer, why) in former.iter().filter_map(why).take(TROUBLES_MAX) {
+        // What became of dialling it names it already.
+        let name = if why.starts_with("node ") { String::new() } else { format!("node {peer}: ") };
+        text.push_str(&format!("; {name}{why}"));
     }
     text.push_str(
         "; what is here stays: run the command again when a holder is reachable (pangeactl peer ls), or name one with \

@@ -82,7 +82,7 @@ pub struct Arguments {
     /// Policy at the first start, and whenever it differs from the one configured before; may be repeated
     #[arg(long = "policy", value_name = "KEY=VALUE")]
     policy: Vec<String>,
-    /// Seconds that a worker lives on without a controller
+    /// Seconds that a worker lives on without a controller and without moving a byte [default: 300]
     #[arg(long, value_name = "SECONDS")]
     orphan_s: Option<u32>,
     /// What to log: a level, or module=level pairs

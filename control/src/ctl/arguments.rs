@@ -177,7 +177,9 @@ pub enum PeerCommand {
     /// List the known nodes with the quality of their paths
     ///
     /// LATENCY and JITTER are of pings between the controllers (TCP: what it loses comes a round trip or more later);
-    /// LOSS is of the packets that this node's workers sent there, FROM IT the rate of what came from there.
+    /// LOSS is of the packets that this node's workers sent there, FROM IT the rate of what came from there. STATE: active =
+    /// a session stands, degraded = it misses pings or the path loses over 10 %, dead = its session has ended, unknown =
+    /// not met yet.
     #[command(after_help = "Example:\n  pangeactl peer ls --json")]
     Ls,
 }
