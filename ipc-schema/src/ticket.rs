@@ -118,10 +118,11 @@ impl FromStr for Ticket {
     type Err = TicketError;
 
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let digits = text.trim().strip_prefix(TICKET_PREFIX).ok_or(TicketError::Prefix)?;
         if text.len() > TICKET_CHARS_MAX {
             return Err(TicketError::TooLong { chars: text.len() });
         }
+        let lower = text.trim().to_ascii_lowercase();
+        let digits = lower.strip_prefix(TICKET_PREFIX).ok_or(TicketError::Prefix)?;
         let bytes = BASE32_NOPAD.decode(digits.to_ascii_uppercase().as_bytes()).map_err(|error| match error.kind {
             DecodeKind::Symbol => TicketError::Alphabet,
             _ => TicketError::Check, // no ticket has this many characters

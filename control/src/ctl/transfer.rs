@@ -189,7 +189,7 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, CtlError> {
 
 /// A content id or a ticket: what to get, from whom, under which name.
 fn parse_what(text: &str) -> Result<(ContentId, Vec<PeerAddress>, String), CtlError> {
-    if !text.trim_start().starts_with(TICKET_PREFIX) {
+    if !text.trim_start().to_ascii_lowercase().starts_with(TICKET_PREFIX) {
         let id =
             text.parse().map_err(|error| CtlError::usage(format!("{error}; a ticket starts with {TICKET_PREFIX}")))?;
         return Ok((id, Vec::new(), String::new()));

@@ -22,6 +22,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Failures in a row after which a source is given up.
 const FAILURES_MAX: u32 = 8;
+/// As many failures is one that took seconds: four tries, so that a peer with several workers is tried at each of some.
+const UNREACHABLE_FAILURES: u32 = 2;
 /// A chunk is late when it takes this many times as long as the source's chunks took lately.
 const LATE_FACTOR: u32 = 3;
 /// No chunk is late before this: short paths have long tails.
@@ -44,6 +46,8 @@ const WINDOW_ENDS: usize = 4;
 pub enum Failed {
     /// In passing: busy, connection lost, too slow.
     Transient,
+    /// No connection came up within the time for one: seconds went by.
+    Unreachable,
     /// The source does not hold this chunk.
     NotHeld,
     /// The bytes were wrong.
@@ -223,10 +227,10 @@ impl Fetch {
                 state.held.remove(chunk);
             }
             Failed::BadBytes => state.bad += 1,
-            Failed::Transient => {
+            Failed::Transient | Failed::Unreachable => {
                 // Many chunks that fail at once, as when a connection breaks, are one failure.
                 if state.not_before <= now {
-                    state.failures += 1;
+                    state.failures += if why == Failed::Unreachable { UNREACHABLE_FAILURES } else { 1 };
                     let pause = BACKOFF_MIN * (1 << (state.failures - 1).min(6));
                     state.not_before = now + pause.min(BACKOFF_MAX);
                 }
@@ -477,6 +481,26 @@ mod tests {
         }
         assert_eq!(pauses.len() as u32, FAILURES_MAX - 1);
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]) && pauses.last() <= Some(&BACKOFF_MAX));
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_reached_is_given_up_after_four_tries() {
+        let mut now = start();
+        let mut fetch = Fetch::new(ChunkSet::full(9), 9);
+        let a = fetch.add_source(ChunkSet::full(9), now);
+        for round in 1.. {
+            let asked = asks(&mut fetch, now);
+            assert_eq!(asked.len(), 9, "round {round}");
+            now += Duration::from_secs(5);
+            for (source, chunk) in asked {
+                fetch.handle_failed(source, chunk, Failed::Unreachable, now);
+            }
+            if round == FAILURES_MAX / UNREACHABLE_FAILURES {
+                break;
+            }
+            now = fetch.poll_timeout(now).unwrap();
+        }
+        assert_eq!(fetch.poll_step(now), Some(Step::Drop { source: a, misbehaved: false }));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use tracing::Instrument;
 use super::span;
 use crate::commands::entry;
 use crate::net::ask::{AskError, Came, Question, ask};
+use crate::net::connections::ConnectError;
 use crate::store::StoreError;
 use crate::store::content::Content;
 use crate::worker::{JobEntry, JobGuard, Worker};
@@ -138,7 +139,7 @@ type Asked<'a> = LocalBoxFuture<'a, (SourceId, ChunkIndex, Result<(Came, u64, Du
 
 enum AskFailed {
     Peer(AskError),
-    Connect(String),
+    Connect(ConnectError),
     Store(StoreError),
     Forgotten,
 }
@@ -263,15 +264,16 @@ impl<'a> Driver<'a> {
             return;
         };
         let count = peer.endpoints.len().max(1);
-        let Some(endpoint) = peer.endpoints.get(*peer.at.borrow() % count).copied() else { return };
+        let tried = *peer.at.borrow();
+        let Some(endpoint) = peer.endpoints.get(tried % count).copied() else { return };
         let (worker, content, at) = (self.worker, self.content, Rc::clone(&peer.at));
         let (id, geometry) = (content.manifest().id(), content.manifest().geometry());
         let question = question(worker, id, geometry, Part::Chunk(chunk), soon);
         let one = async move {
             let connection = worker.connections.to(endpoint).await.map_err(|error| {
-                let mut at = at.borrow_mut();
-                *at = at.wrapping_add(1);
-                AskFailed::Connect(error.to_string())
+                // Once for all who fail alike.
+                let _ = at.replace_with(|at| if *at == tried { tried.wrapping_add(1) } else { *at });
+                AskFailed::Connect(error)
             })?;
             let buffer = match worker.buffers.try_take() {
                 Some(buffer) => buffer,
@@ -334,10 +336,17 @@ impl<'a> Driver<'a> {
                 }
                 return Err(error.to_failure());
             }
-            Err(AskFailed::Connect(text)) => {
-                tracing::debug!(%text, "no connection");
+            Err(AskFailed::Connect(error)) => {
+                // Each try is told of once: all who waited for it fail alike.
+                let text = error.to_string();
+                match error {
+                    ConnectError::SameTry(_) => tracing::debug!(%text, "no connection"),
+                    _ => tracing::warn!(%text, "no connection"),
+                }
+                let seconds = matches!(error, ConnectError::TimedOut { .. });
                 self.troubles.insert(source, text);
-                self.fetch.handle_failed(source, chunk, Failed::Transient, now);
+                let why = if seconds { Failed::Unreachable } else { Failed::Transient };
+                self.fetch.handle_failed(source, chunk, why, now);
             }
             Err(AskFailed::Peer(error)) => {
                 tracing::debug!(chunk, %error, "a chunk did not come");

@@ -42,7 +42,10 @@ pub enum ConnectError {
         source: ConnectionError,
     },
     /// No answer in time.
-    #[error("no connection to worker {worker} at {address} within {CONNECT_TIME:?}")]
+    #[error(
+        "no connection to worker {worker} at {address} within {CONNECT_TIME:?}; UDP must get there and back, in packets of \
+         1228 bytes"
+    )]
     TimedOut {
         /// The peer's worker number.
         worker: u16,
@@ -59,6 +62,9 @@ pub enum ConnectError {
         /// What QUIC says.
         source: quinn::ConnectError,
     },
+    /// A try that others began, and that this one waited for, came to nothing; what was said of it.
+    #[error("{0}")]
+    SameTry(String),
     /// TLS cannot be set up.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -84,6 +90,8 @@ struct Slot {
     open: Mutex<Option<Rc<Outgoing>>>,
     /// When somebody last wanted it.
     wanted_at: Cell<Option<Instant>>,
+    /// What became of the last try, when it came to nothing.
+    failed: RefCell<Option<(Instant, String)>>,
 }
 
 /// All connections of this worker.
@@ -139,19 +147,32 @@ impl Connections {
             }
             Rc::clone(outgoing.entry(peer.key).or_default())
         };
-        slot.wanted_at.set(Some(Instant::now()));
-        let mut slot = slot.open.lock().await;
-        if let Some(open) = slot.as_ref().filter(|open| is_open(open)) {
+        let wanted_at = Instant::now();
+        slot.wanted_at.set(Some(wanted_at));
+        let mut open = slot.open.lock().await;
+        if let Some(open) = open.as_ref().filter(|open| is_open(open)) {
             return Ok(Rc::clone(open));
         }
-        let quic = self.open(peer).await?;
+        // Each of many who wait would otherwise try again, one after another, for seconds each.
+        if let Some((at, why)) = &*slot.failed.borrow()
+            && *at >= wanted_at
+        {
+            return Err(ConnectError::SameTry(why.clone()));
+        }
+        let quic = match self.open(peer).await {
+            Ok(quic) => quic,
+            Err(error) => {
+                slot.failed.replace(Some((Instant::now(), error.to_string())));
+                return Err(error);
+            }
+        };
         tracing::debug!(address = %peer.address, worker = %peer.worker, "connected");
         let fresh = Rc::new(Outgoing {
             symbols: Symbols::start(&quic, Rc::clone(&self.refusals)),
             pulse: Pulse::start(&quic, Heard::Anything),
             quic,
         });
-        *slot = Some(Rc::clone(&fresh));
+        *open = Some(Rc::clone(&fresh));
         Ok(fresh)
     }
 

@@ -40,6 +40,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use bare::{Bare, Law};
+use clap::ValueEnum;
 use plot::{Plot, Scale, Series};
 use report::{Goal, Row};
 
@@ -171,6 +172,12 @@ pub struct Bench {
 impl Bench {
     /// Measures a case.
     pub fn run(&mut self, case: Case) {
+        // These are measured whole; the others look at each of their rows.
+        let whole = matches!(case, Case::Put | Case::Get | Case::Local | Case::Policy | Case::Two | Case::Veth);
+        let name = case.to_possible_value().map(|value| format!("{} pangea", value.get_name()));
+        if whole && !name.is_none_or(|name| self.wants(&name)) {
+            return;
+        }
         match case {
             Case::Get => {
                 local::loopback(self);

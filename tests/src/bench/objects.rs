@@ -100,7 +100,7 @@ pub fn objects(bench: &mut Bench) {
         bench.add(goal_when(middle.against(clean), judged, Goal::AtMost(1.10)));
         bench.add(goal_when(worst.against(clean).note("of the median at no loss"), judged, Goal::AtMost(1.35)));
         let what = format!("{loss_pct} %: redundancy beyond what was lost");
-        let note = format!("sent {:.1} % in all; {} chunks asked twice", times.redundancy_pct, times.copies);
+        let note = format!("sent {:.1} % in all; {} requests known by their copy", times.redundancy_pct, times.copies);
         let row = Row::new("objects", what, times.excess_pct, "%").note(note);
         bench.add(goal_when(row, judged, Goal::AtMost(15.0)));
         bench.times.push((format!("Pangea, {loss_pct} %"), times.ms));

@@ -250,7 +250,12 @@ fn check_effects(settings: &Settings) -> Result<(), String> {
         ("burst", "loss-pct", |link| link.burst.is_some(), |link| link.loss_pct > 0.0),
         ("reorder", "jitter-ms", |link| link.reorder, |link| !link.jitter.is_zero()),
         ("ecn-kib", "rate-mbit", |link| link.ecn_bytes.is_some(), |link| link.rate_mbit.is_some()),
-        ("queue", "rate-mbit", |link| link.queue != Link::default().queue, |link| link.rate_mbit.is_some()),
+        (
+            "queue-kib or queue-bdp",
+            "rate-mbit",
+            |link| link.queue != Link::default().queue,
+            |link| link.rate_mbit.is_some(),
+        ),
     ];
     for (option, needs, given, met) in checks {
         let ever = |links: &[&Link], has: Has| links.iter().any(|link| has(link));
@@ -374,7 +379,7 @@ mod tests {
             ("netlab --burst 4/none --loss-pct 0/1", "burst has no effect"),
             ("netlab --reorder", "reorder has no effect without jitter-ms"),
             ("netlab --ecn-kib 9", "ecn-kib has no effect without rate-mbit"),
-            ("netlab --queue-kib 9 --at 5:loss-pct=1", "queue has no effect without rate-mbit"),
+            ("netlab --queue-kib 9 --at 5:loss-pct=1", "queue-bdp has no effect without rate-mbit"),
         ] {
             let why = parse(line).unwrap_err();
             assert!(why.contains(word), "{line}: {why}");

@@ -63,7 +63,7 @@ const LOW_ROUNDS: u32 = 2;
 /// wait a millisecond.
 const SLACK: Duration = Duration::from_millis(5);
 /// Slack that is never given up, as a share of the round trip; all of it from 34 ms on. Without any at 50 ms a BBR rival left
-/// 26 % (with it 36 to 43 %, `bench fair`). A share of the round trip and not of what the path holds: for single objects the
+/// 26 % (with it 32 to 49 %, `bench fair`). A share of the round trip and not of what the path holds: for single objects the
 /// rate is known late, and they need the slack to show it.
 const SLACK_LEAST: f64 = 0.15;
 /// Low rounds have no more than that once they lose [`EXCESS`], and as long as no more than this share of the surplus is used,
