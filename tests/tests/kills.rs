@@ -56,11 +56,7 @@ fn bytes_keep_flowing_when_the_controllers_die_and_come_back() {
     let ticket = a.ticket(&id);
     let path = b.file("arrived");
     let mut get = b.ctl_command([OsStr::new("get"), ticket.as_ref(), "-o".as_ref(), path.as_os_str()]).spawn().unwrap();
-    // Begun: some of it is on disk.
-    let store = b.state_dir().join("store").join(&id).join("data");
-    while std::fs::metadata(&store).map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata)) == 0 {
-        after(1);
-    }
+    await_begun(&b, &id);
     let workers = b.worker_pids();
     b.kill_controller();
     a.kill_controller();
@@ -71,6 +67,14 @@ fn bytes_keep_flowing_when_the_controllers_die_and_come_back() {
     assert_eq!(b.worker_pids(), workers, "the new controller takes the living workers over");
     let listed = b.json(["ls"]);
     assert_eq!(listed["contents"][0]["chunks_held"], 400, "{listed}");
+}
+
+/// Waits until some of a content is on disk.
+fn await_begun(node: &Node, id: &str) {
+    let data = node.state_dir().join("store").join(id).join("data");
+    while std::fs::metadata(&data).map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata)) == 0 {
+        after(1);
+    }
 }
 
 /// A get of 100 MiB that takes some ten seconds, from a node that admits the getter, and is dialled by it only. It has
@@ -88,10 +92,7 @@ fn slow_get() -> (Node, Node, Child) {
     let ticket = a.ticket(&id);
     let mut get = b.ctl_command(["get", &ticket, "-o", b.file("arrived").to_str().unwrap()]);
     let get = get.stderr(Stdio::piped()).spawn().unwrap();
-    let store = b.state_dir().join("store").join(&id).join("data");
-    while std::fs::metadata(&store).map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata)) == 0 {
-        after(1);
-    }
+    await_begun(&b, &id);
     (a, b, get)
 }
 
@@ -140,10 +141,40 @@ fn a_get_goes_on_when_the_holders_controller_is_replaced_and_both_know_each_othe
     }
     expect_arrived(&a, &b, get);
     assert_eq!(a.worker_pids(), workers);
-    let now = a.json(["workers"]);
-    let counters = now["workers"][0]["counters"].as_array().unwrap();
-    let refused = counters.iter().find(|counter| counter[0] == "peers_refused").unwrap();
-    assert_eq!(refused[1], 0, "the getter's connection stood all the time");
+    assert_eq!(refused(&a), [0], "the getter's connection stood all the time");
+}
+
+/// Connections that each worker of a node refused: of a key that is not pinned yet, or no more.
+fn refused(node: &Node) -> Vec<u64> {
+    let refused = |worker: &serde_json::Value| {
+        let counters = worker["counters"].as_array().unwrap();
+        let refused = counters.iter().find(|counter| counter[0] == "peers_refused").unwrap();
+        refused[1].as_u64().unwrap()
+    };
+    node.json(["workers"])["workers"].as_array().unwrap().iter().map(refused).collect()
+}
+
+#[test]
+fn connections_stand_while_controllers_that_know_each_other_are_replaced() {
+    let options = NodeOptions { policy: vec!["congestion=rate:40000000".into()], ..NodeOptions::default() };
+    let (mut a, mut b) = (Node::start(options.clone()), Node::start(options));
+    a.befriend(&b);
+    let source = a.file("source");
+    sample::write_file(&source, 200 * CHUNK, 13).unwrap();
+    let id = a.put(&source);
+    let mut get = b.ctl_command(["get", &id, "-o", b.file("arrived").to_str().unwrap()]);
+    let get = get.stderr(Stdio::piped()).spawn().unwrap();
+    await_begun(&b, &id);
+    after(300); // workers publish their figures every 250 ms
+    let before = refused(&a);
+    for _ in 0..2 {
+        b.kill_controller();
+        b.restart_controller();
+        a.kill_controller();
+        a.restart_controller();
+    }
+    expect_arrived(&a, &b, get);
+    assert_eq!(refused(&a), before, "the getter's connections stood all the time: {}", a.log());
 }
 
 #[test]

@@ -76,7 +76,7 @@ pub struct Fetch {
     /// When the last chunk came.
     came_at: Cell<Instant>,
     /// Whom the workers draw from.
-    sources: RefCell<Vec<Source>>,
+    sources: RefCell<Rc<Vec<Source>>>,
     /// Sources that a worker gave up since it was last told whom to ask.
     given_up: RefCell<BTreeSet<NodeId>>,
     /// Nodes that were sources and are none any more.
@@ -338,7 +338,7 @@ async fn drive(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
 }
 
 async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere)>) -> Result<(), Failure> {
-    fetch.sources.replace(sources_of(node, fetch, found));
+    fetch.sources.replace(Rc::new(sources_of(node, fetch, found)));
     // An object comes from whoever is known to have it; for more it is worth to know of everybody who has some.
     let known = !fetch.sources.borrow().is_empty() && fetch.size <= u64::from(CHUNK_SIZE);
     let mut asked_at: Option<Instant> = known.then(Instant::now);
@@ -355,11 +355,13 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
         }
         let found_out = {
             let (mut sources, banned) = (fetch.sources.borrow_mut(), fetch.banned.borrow());
-            let before = sources.len();
-            sources.retain(|source| !banned.contains(&source.node));
-            sources.len() < before
+            let found_out = sources.iter().any(|source| banned.contains(&source.node));
+            if found_out {
+                Rc::make_mut(&mut sources).retain(|source| !banned.contains(&source.node));
+            }
+            found_out
         };
-        let sources = fetch.sources.borrow().clone();
+        let sources = Rc::clone(&fetch.sources.borrow());
         // A peer that answers late, or never, must not hold up the fetch.
         if asking.is_none() && (found_out || asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN)) {
             asked_at = Some(Instant::now());
@@ -390,9 +392,9 @@ async fn bring(node: &Rc<Node>, fetch: &Rc<Fetch>, found: Vec<(NodeId, FoundHere
                 // One that a worker gave up and that says again to hold something gets another try.
                 let given_up = fetch.given_up.take();
                 fetch.former.borrow_mut().extend(sources.iter().map(|source| source.node));
-                if news != sources || news.iter().any(|source| given_up.contains(&source.node)) {
-                    fetch.sources.replace(news.clone());
+                if news != *sources || news.iter().any(|source| given_up.contains(&source.node)) {
                     set_sources(node, fetch, &news).await;
+                    fetch.sources.replace(Rc::new(news));
                 }
             }
             _ = changes.changed() => asked_at = None,

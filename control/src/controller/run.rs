@@ -13,6 +13,7 @@ use pangea_ipc::address::PeerAddress;
 use pangea_ipc::ids::WorkerIndex;
 use pangea_ipc::rpc::{ListenError, listen_unix};
 use pangea_ipc::runtime;
+use pangea_ipc::worker::WORKERS_MAX;
 use pangea_ring::reap_stale;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -146,8 +147,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     check_data_ports(&node).await?;
     configure(&node, first_start, configured).await;
 
-    spawn_local(sessions::listen(Rc::clone(&node), peers_socket));
-    spawn_local(sessions::keep_up(Rc::clone(&node)));
+    spawn_local(meet_peers(Rc::clone(&node), peers_socket));
     for peer in node.settings.peers.clone() {
         spawn_local(sessions::look_up(Rc::clone(&node), peer));
     }
@@ -177,6 +177,21 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         let _ = std::fs::remove_file(socket(&node.settings.runtime_dir)); // a stale one is replaced at the next start
     }
     Ok(())
+}
+
+/// Has sessions with peers, as soon as the workers that outlived an earlier controller are known: a node that tells peers
+/// of fewer workers than it has makes them close the connections of the others.
+async fn meet_peers(node: Rc<Node>, socket: TcpListener) {
+    /// They look for a controller every second.
+    const ADOPTION_TIME: Duration = Duration::from_secs(2);
+    let indexes = (0..WORKERS_MAX).filter_map(|index| u16::try_from(index).ok()).map(WorkerIndex);
+    let living: Vec<_> = indexes.filter(|index| workers::is_alive(&node, *index)).collect();
+    let mut changes = node.workers_changed.subscribe();
+    let known = || living.iter().all(|index| node.workers.borrow().contains_key(index));
+    let adopted = async { while !known() && changes.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(ADOPTION_TIME, adopted).await; // one that hangs is not waited for
+    spawn_local(sessions::keep_up(Rc::clone(&node)));
+    sessions::listen(node, socket).await;
 }
 
 /// Puts the configured policy in force: at the first start, and when the configuration differs from the one before.

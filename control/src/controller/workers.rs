@@ -308,8 +308,12 @@ pub async fn end_all(node: &Rc<Node>) {
             workers.values().map(|worker| (worker.registration.pid, worker.client.clone())).collect()
         };
         for (pid, worker) in registered {
-            if told.insert(pid) {
-                let _ = timeout(LOOK_AGAIN, worker.perform(&Command::Shutdown)).await;
+            if told.contains(&pid) {
+                continue;
+            }
+            // One that does not say that it heard is told otherwise, if it is our child, or again.
+            if matches!(timeout(LOOK_AGAIN, worker.perform(&Command::Shutdown)).await, Ok(Ok(_))) {
+                told.insert(pid);
             }
         }
         // A child that has not registered cannot be told otherwise. It may not even hold its lock yet.
