@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use pangea_ipc::ids::WorkerIndex;
+use pangea_ipc::runtime;
 use pangea_ipc::worker::WORKERS_MAX;
 
 use crate::net::fault::Fault;
@@ -119,9 +120,9 @@ impl Arguments {
         }
         Ok(Settings {
             worker: WorkerIndex(self.index),
-            store: pangea_ipc::runtime::store(&absolute("--state-dir", self.state_dir)?),
+            store: runtime::store(&runtime::absolute("--state-dir", &self.state_dir)?),
             // Programs reach its door from folders of their own.
-            runtime_dir: absolute("--runtime-dir", self.runtime_dir)?,
+            runtime_dir: runtime::absolute("--runtime-dir", &self.runtime_dir)?,
             data_listen,
             orphan: (!self.stay).then(|| Duration::from_secs(u64::from(self.orphan_s))),
             log: self.log,
@@ -129,10 +130,6 @@ impl Arguments {
             fault,
         })
     }
-}
-
-fn absolute(option: &str, path: PathBuf) -> Result<PathBuf, String> {
-    std::path::absolute(&path).map_err(|error| format!("{option} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::WorkerIndex;
 
+/// A folder as somebody finds it who works in another one.
+///
+/// # Errors
+/// A sentence that names the option when there is no current folder, or no name.
+pub fn absolute(option: &str, folder: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(folder).map_err(|error| format!("{option} {}: {error}", folder.display()))
+}
+
 /// The controller's socket for programs.
 #[must_use]
 pub fn controller_socket(runtime_dir: &Path) -> PathBuf {

@@ -260,6 +260,20 @@ impl Node {
         self.ctl(["ticket", id]).ok().trim().to_owned()
     }
 
+    /// A counter, summed over the workers, which publish it every 250 ms.
+    ///
+    /// # Panics
+    /// When there is no such counter.
+    #[must_use]
+    pub fn counted(&self, name: &str) -> u64 {
+        let workers = self.json(["workers"]);
+        let workers = workers["workers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        // One that does not run yet, or no more, has none.
+        let counters = workers.iter().filter_map(|worker| worker["counters"].as_array()).filter(|all| !all.is_empty());
+        let of = |counters: &Vec<Value>| counters.iter().find(|pair| pair[0] == name)?[1].as_u64();
+        counters.map(|counters| of(counters).expect("a counter of this name")).sum()
+    }
+
     /// Process ids of the running workers, by number.
     #[must_use]
     pub fn worker_pids(&self) -> Vec<i32> {

@@ -141,17 +141,7 @@ fn a_get_goes_on_when_the_holders_controller_is_replaced_and_both_know_each_othe
     }
     expect_arrived(&a, &b, get);
     assert_eq!(a.worker_pids(), workers);
-    assert_eq!(refused(&a), [0], "the getter's connection stood all the time");
-}
-
-/// Connections that each worker of a node refused: of a key that is not pinned yet, or no more.
-fn refused(node: &Node) -> Vec<u64> {
-    let refused = |worker: &serde_json::Value| {
-        let counters = worker["counters"].as_array().unwrap();
-        let refused = counters.iter().find(|counter| counter[0] == "peers_refused").unwrap();
-        refused[1].as_u64().unwrap()
-    };
-    node.json(["workers"])["workers"].as_array().unwrap().iter().map(refused).collect()
+    assert_eq!(a.counted("peers_refused"), 0, "the getter's connection stood all the time");
 }
 
 #[test]
@@ -166,7 +156,7 @@ fn connections_stand_while_controllers_that_know_each_other_are_replaced() {
     let get = get.stderr(Stdio::piped()).spawn().unwrap();
     await_begun(&b, &id);
     after(300); // workers publish their figures every 250 ms
-    let before = refused(&a);
+    let before = a.counted("peers_refused");
     for _ in 0..2 {
         b.kill_controller();
         b.restart_controller();
@@ -174,7 +164,7 @@ fn connections_stand_while_controllers_that_know_each_other_are_replaced() {
         a.restart_controller();
     }
     expect_arrived(&a, &b, get);
-    assert_eq!(refused(&a), before, "the getter's connections stood all the time: {}", a.log());
+    assert_eq!(a.counted("peers_refused"), before, "the getter's connections stood all the time: {}", a.log());
 }
 
 #[test]

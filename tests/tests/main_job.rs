@@ -130,16 +130,8 @@ fn two_gets_of_the_same_content_share_one_fetch() {
         assert!(child.wait().unwrap().success());
     }
     assert!(paths.iter().all(|path| same(&source, path)));
-    let workers = b.json(["workers"]);
-    let fetched: u64 =
-        workers["workers"].as_array().unwrap().iter().map(|worker| counter(worker, "fetched_bytes")).sum();
+    let fetched = b.counted("fetched_bytes");
     assert!(fetched <= 161 * CHUNK, "each chunk came once: {fetched}");
-}
-
-fn counter(worker: &serde_json::Value, name: &str) -> u64 {
-    let counters = worker["counters"].as_array().unwrap();
-    let found = counters.iter().find(|pair| pair[0] == name);
-    found.and_then(|pair| pair[1].as_u64()).unwrap_or(0)
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn two_gets_at_once_share_one_fetch_also_when_room_must_be_made_for_it() {
         put(&b, "old", 100 + round);
         let content = put(&a, "new", round);
         let content: pangea_ipc::ids::ContentId = content.parse().unwrap();
-        let before = counted(&b, "fetched_bytes");
+        let before = b.counted("fetched_bytes");
         runtime.block_on(async {
             let client = AsyncClient::connect(b.runtime_dir()).await.unwrap();
             let gets = ["one", "two", "three"].map(|name| {
@@ -106,7 +106,7 @@ fn two_gets_at_once_share_one_fetch_also_when_room_must_be_made_for_it() {
         }
         // Workers publish what they count a few times a second.
         std::thread::sleep(Duration::from_millis(600));
-        assert_eq!(counted(&b, "fetched_bytes") - before, 12 * CHUNK as u64, "round {round}: each chunk came once");
+        assert_eq!(b.counted("fetched_bytes") - before, 12 * CHUNK as u64, "round {round}: each chunk came once");
     }
 }
 
@@ -143,23 +143,17 @@ fn who_takes_chunks_in_any_order_follows_what_comes_and_who_reads_in_order_asks(
         // Workers publish what they count a few times a second.
         let deadline = Instant::now() + Duration::from_secs(10);
         read += 12 * CHUNK as u64 + 5;
-        while counted(&b, "read_bytes") < read {
+        while b.counted("read_bytes") < read {
             assert!(Instant::now() < deadline);
             std::thread::sleep(Duration::from_millis(20));
         }
         if in_order {
-            assert_eq!(counted(&b, "chunks_followed"), followed);
+            assert_eq!(b.counted("chunks_followed"), followed);
         } else {
-            followed = counted(&b, "chunks_followed");
+            followed = b.counted("chunks_followed");
             assert!((1..=13).contains(&followed), "{followed}");
         }
     }
-}
-
-fn counted(node: &Node, name: &str) -> u64 {
-    let workers = node.json(["workers"]);
-    let counters = workers["workers"].as_array().unwrap().iter().flat_map(|one| one["counters"].as_array().unwrap());
-    counters.filter(|pair| pair[0] == name).map(|pair| pair[1].as_u64().unwrap()).sum()
 }
 
 /// A port that was free a moment ago.

@@ -181,9 +181,7 @@ fn a_peer_that_does_not_answer_holds_up_no_get() {
 fn expect_counted(node: &Node, name: &str, least: u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let workers = node.json(["workers"]);
-        let counters = workers["workers"].as_array().unwrap().iter().flat_map(|w| w["counters"].as_array().unwrap());
-        let sum: u64 = counters.filter(|pair| pair[0] == name).map(|pair| pair[1].as_u64().unwrap()).sum();
+        let sum = node.counted(name);
         if sum >= least {
             return;
         }

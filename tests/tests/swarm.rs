@@ -23,12 +23,7 @@ fn get_in_background(node: &Node, arguments: &[&str]) -> Child {
 /// Waits until a worker of the node has fetched chunks.
 fn wait_for_chunks(node: &Node) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let fetched = || {
-        let workers = node.json(["workers"]);
-        let counters = workers["workers"][0]["counters"].as_array().unwrap().clone();
-        counters.iter().find(|pair| pair[0] == "fetched_bytes").and_then(|pair| pair[1].as_u64()).unwrap()
-    };
-    while fetched() == 0 {
+    while node.counted("fetched_bytes") == 0 {
         assert!(Instant::now() < deadline, "nothing came: {}", node.log());
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -102,9 +102,7 @@ pub async fn keep_up(node: Rc<Node>) {
     let kept = Rc::new(RefCell::new(BTreeSet::new()));
     let mut changes = node.sessions_changed.subscribe();
     loop {
-        let mut wanted = node.neighbours.borrow().to_keep_up();
-        wanted.extend(node.fetches.borrow().iter().flat_map(|fetch| fetch.source_nodes()));
-        for peer in wanted {
+        for peer in kept_up(&node) {
             if kept.borrow_mut().insert(peer) {
                 let (node, kept) = (Rc::clone(&node), Rc::clone(&kept));
                 tokio::task::spawn_local(async move {
@@ -119,12 +117,12 @@ pub async fn keep_up(node: Rc<Node>) {
     }
 }
 
-/// Whether a session to a node that has an address is opened again when it ends.
-fn is_kept_up(node: &Node, peer: NodeId) -> bool {
-    let neighbours = node.neighbours.borrow();
-    neighbours.address(peer).is_some()
-        && (neighbours.is_admitted(peer)
-            || node.fetches.borrow().iter().any(|fetch| fetch.source_nodes().contains(&peer)))
+/// The nodes to which a session is opened again when it ends.
+fn kept_up(node: &Node) -> BTreeSet<NodeId> {
+    let (neighbours, fetches) = (node.neighbours.borrow(), node.fetches.borrow());
+    let sources = fetches.iter().flat_map(|fetch| fetch.source_nodes());
+    let reachable = sources.filter(|peer| neighbours.address(*peer).is_some());
+    neighbours.to_keep_up().into_iter().chain(reachable).collect()
 }
 
 /// Looks the host name of a configured peer up, until there is an answer: names may be known later than this node runs.
@@ -159,7 +157,7 @@ pub async fn look_up(node: Rc<Node>, peer: Written) {
 
 async fn keep_up_one(node: &Rc<Node>, peer: NodeId) {
     let mut changes = node.sessions_changed.subscribe();
-    while is_kept_up(node, peer) {
+    while kept_up(node).contains(&peer) {
         if node.sessions.borrow().contains_key(&peer) {
             if changes.changed().await.is_err() {
                 return;

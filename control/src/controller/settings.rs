@@ -221,12 +221,10 @@ impl Arguments {
             Some(loss) => return Err(format!("--fault-loss {loss}: must be from 0 to 100")),
         };
         // Programs and workers reach them from folders of their own.
-        let absolute = |option: &str, path: PathBuf| {
-            std::path::absolute(&path).map_err(|error| format!("{option} {}: {error}", path.display()))
-        };
         let state_dir = self.state_dir.or(table.state_dir).unwrap_or_else(folders::state_dir);
+        let state_dir = runtime::absolute("--state-dir", &state_dir)?;
         let runtime_dir = self.runtime_dir.or(table.runtime_dir).unwrap_or_else(folders::runtime_dir);
-        let (state_dir, runtime_dir) = (absolute("--state-dir", state_dir)?, absolute("--runtime-dir", runtime_dir)?);
+        let runtime_dir = runtime::absolute("--runtime-dir", &runtime_dir)?;
         // The longest name of all sockets there.
         check_path(&runtime::controller_socket(&runtime_dir)).map_err(|error| error.to_string())?;
         Ok(Settings {

@@ -21,7 +21,6 @@ int main(void) {
     fflush(stdout);
     while (scanf("%d %d %d %d", &k, &m, &len, &ms) == 4) {
         if (k < 1 || m < 1 || len < 1 || k + m > SYMBOLS_MAX) return 2;
-        /* Each line of the processor's cache belongs to one symbol, as a caller that wants speed has it. */
         unsigned char *bytes = aligned_alloc(64, (((size_t)(k + m) * (size_t)len) / 64 + 1) * 64);
         unsigned char *matrix = malloc((size_t)(k + m) * (size_t)k);
         unsigned char *tables = malloc(32 * (size_t)k * (size_t)m);
