@@ -18,6 +18,7 @@
 mod history;
 mod losses;
 mod rate;
+mod rtt;
 #[cfg(test)]
 mod simulation;
 
@@ -27,6 +28,7 @@ use history::{Kind, Rounds};
 pub use losses::Loss;
 use losses::Windows;
 use rate::Sampler;
+use rtt::Rtt;
 
 /// Packets in the first window, before the round trip is known. RFC 6928 has ten; content delivery networks run 32.
 const INITIAL_PACKETS: u64 = 32;
@@ -45,11 +47,7 @@ const STARTUP_GROWTH: f64 = 1.0;
 const GROWTH: f64 = 1.25;
 /// …for so many rounds (as in BBR).
 const GROWTH_ROUNDS: u32 = 3;
-/// Or when the round trip has grown by this factor and [`STARTUP_NOISE`]: the queue is filling (as in HyStart++, RFC
-/// 9406, which waits for an eighth; the sooner, the less is sent that has to queue)…
-const STARTUP_RTT: f64 = 1.0625;
-const STARTUP_NOISE: Duration = Duration::from_millis(3);
-/// …in so many acknowledgements running: hosts have pauses of their own.
+/// Or when so many acknowledgements running show a queue ([`Rtt::is_queue`]): hosts have pauses of their own.
 const STARTUP_RTT_ACKS: u32 = 3;
 /// Window of full rounds, in rate times round trip. Against one CUBIC flow it holds 27 to 55 % of the path, whoever began
 /// first and when (simulated; 40 to 75 % with 1.33, which leaves the rival too little).
@@ -72,22 +70,14 @@ const SLACK_LEAST: f64 = 0.15;
 const SLACK_SURPLUS: f64 = 0.45;
 /// Packets on top: the smaller of two flows gains relatively more by it, which makes them meet.
 const EXTRA_PACKETS: u64 = 8;
-/// The shortest round trip of a whole cycle above this multiple of the shortest known, and [`SLACK`]: the path has become
-/// longer, or others keep a queue in it. Either way it is the round trip to reckon with: a window for the old one would
-/// not fill the longer path, and would yield to the others until nothing is left. Two flows of this kind stay below it.
-const RTT_CHANGED: f64 = 1.3;
-/// Which of the two it was is looked into after this time, and again and again with twice the pause…
-const PROBE_AFTER: Duration = Duration::from_secs(5);
-/// …and so is the first round trip of all: who comes last to a path takes the queue of the others for part of it. Later,
-/// so that most transfers are over by then.
-const PROBE_FIRST: Duration = Duration::from_secs(8);
-const PROBE_AFTER_MAX: Duration = Duration::from_secs(60);
-/// …by so many rounds…
+/// Share of the round trip that they take at most: at 5 Mbit/s eight are 18 ms. With all of them there one flow overflowed a queue
+/// of half a bandwidth-delay product with 32 packets of a hundred, two one of a whole one with 36, and a CUBIC rival was left 10 %;
+/// with this it is 9, 3 and 69 % (simulated, RTT 30 ms).
+const EXTRA_MOST: f64 = 0.25;
+/// Whether the shortest round trip is the path's own, or has somebody's queue in it, is looked into by so many rounds…
 const PROBE_ROUNDS: u32 = 2;
 /// …of this window (as in BBRv3), which lets a queue of one's own run off.
 const PROBE_GAIN: f64 = 0.5;
-/// A probe that finds the round trip shorter than by this factor has found a queue.
-const PROBE_FOUND: f64 = 0.9;
 /// Share of packets that full rounds may lose more than low ones before the surplus is taken for the cause, and that low
 /// ones may lose before their slack is.
 const EXCESS: f64 = 0.01;
@@ -131,6 +121,8 @@ pub struct Congestion {
     /// Highest rate, and rounds since it grew, in start-up.
     plateau: (f64, u32),
     rtt: Rtt,
+    /// The packets now in flight were sent after a rest.
+    rested: bool,
     rate: Sampler,
     rounds: Rounds,
     windows: Windows,
@@ -150,23 +142,6 @@ pub struct Congestion {
     in_flight: u64,
 }
 
-/// The shortest round trips; `Duration::MAX` = none yet.
-#[derive(Debug, Clone, Copy)]
-struct Rtt {
-    /// The one to reckon with.
-    shortest: Duration,
-    /// Of this cycle, or of the last round of a probe.
-    of_phase: Duration,
-    /// The shortest when the probe began.
-    before_probe: Duration,
-    /// When to probe whether the shortest is the path's own, and the pause after that.
-    probe: (Instant, Duration),
-    /// The shortest was taken from a path that had become longer, or fuller.
-    adopted: bool,
-    /// The packets now in flight were sent after a rest.
-    rested: bool,
-}
-
 impl Congestion {
     /// Starts on a path. `known`: what it carried when it was last used.
     #[must_use]
@@ -179,14 +154,8 @@ impl Congestion {
             phase_rounds: 0,
             surplus: 1.0,
             plateau: (0.0, 0),
-            rtt: Rtt {
-                shortest: Duration::MAX,
-                of_phase: Duration::MAX,
-                before_probe: Duration::MAX,
-                probe: (now + PROBE_FIRST, PROBE_FIRST),
-                adopted: false,
-                rested: false,
-            },
+            rtt: Rtt::new(now),
+            rested: false,
             last_sent_at: now,
             rate: Sampler::new(now),
             rounds: Rounds::default(),
@@ -251,7 +220,7 @@ impl Congestion {
     /// The shortest round trip; `None` before the first.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
-        (self.rtt.shortest < Duration::MAX).then_some(self.rtt.shortest)
+        self.rtt.shortest()
     }
 
     /// What the path loses by itself.
@@ -270,7 +239,7 @@ impl Congestion {
     pub fn handle_sent(&mut self, now: Instant, bytes: u64, packet: u64) {
         // A lone acknowledgement that was sent meanwhile may count as in flight.
         if self.in_flight < self.mtu && self.rtt().is_some_and(|rtt| self.last_sent_at + rtt < now) {
-            self.rtt.rested = true;
+            self.rested = true;
         }
         self.in_flight += bytes;
         self.last_sent = packet;
@@ -303,9 +272,9 @@ impl Congestion {
         if self.phase == Phase::Startup {
             // A few packets on a path that is kept open for later have made no queue: whatever made it is not ours.
             let ours = arrived + in_flight >= MIN_PACKETS * self.mtu;
-            let queue = ours && rtt > self.rtt.shortest.mul_f64(STARTUP_RTT) + STARTUP_NOISE;
-            self.queue_acks = if queue { self.queue_acks + 1 } else { 0 };
+            self.queue_acks = if ours && self.rtt.is_queue(rtt) { self.queue_acks + 1 } else { 0 };
             if self.queue_acks >= STARTUP_RTT_ACKS {
+                self.rtt.end_start_up(now, self.explained());
                 self.enter(Phase::Drain);
                 self.set_window();
             } else if !idle {
@@ -331,6 +300,7 @@ impl Congestion {
             self.rounds = Rounds::default();
             self.plateau = (0.0, 0);
             self.enter(Phase::Startup);
+            self.rtt.begin_start_up();
             self.window = MIN_PACKETS * self.mtu;
         }
     }
@@ -345,17 +315,11 @@ impl Congestion {
     }
 
     fn take_rtt(&mut self, now: Instant, sample: Duration) {
-        if self.rtt.shortest == Duration::MAX {
+        if self.rtt().is_none() {
             let assumed = INITIAL_RATE * sample.as_secs_f64();
             self.window = self.window.max((assumed as u64).min(INITIAL_PACKETS_MAX * self.mtu));
         }
-        // After a rest no queue of ours is in the round trip, as after a probe.
-        if std::mem::take(&mut self.rtt.rested) && !self.rtt.adopted {
-            let (at, pause) = self.rtt.probe;
-            self.rtt.probe.0 = at.max(now + pause);
-        }
-        self.rtt.shortest = self.rtt.shortest.min(sample);
-        self.rtt.of_phase = self.rtt.of_phase.min(sample);
+        self.rtt.take(now, sample, self.phase == Phase::Startup, std::mem::take(&mut self.rested));
     }
 
     fn end_round(&mut self, now: Instant, idle: bool) {
@@ -405,9 +369,10 @@ impl Congestion {
             }
             Phase::Probe => {
                 if self.phase_rounds >= PROBE_ROUNDS {
-                    self.end_probe(now);
+                    self.rtt.end_probe(now);
+                    self.enter(Phase::Full);
                 } else {
-                    self.rtt.of_phase = Duration::MAX; // only the last round has a queue that ran off
+                    self.rtt.begin_last_round_of_probe();
                 }
             }
         }
@@ -416,31 +381,20 @@ impl Congestion {
 
     /// Low rounds have shown the path without a queue of ours.
     fn end_cycle(&mut self, now: Instant) {
-        let rtt = &mut self.rtt;
-        let cycle = std::mem::replace(&mut rtt.of_phase, Duration::MAX);
-        if cycle < Duration::MAX && cycle > rtt.shortest.mul_f64(RTT_CHANGED) + SLACK {
-            rtt.shortest = cycle;
-            (rtt.probe, rtt.adopted) = ((now + PROBE_AFTER, PROBE_AFTER), true);
-        }
-        let probe = rtt.probe.0 <= now;
+        let probe = self.rtt.end_cycle(now, self.explained());
         // Down by half of the surplus, up by a tenth of what is missing of it.
         if self.rounds.full_lose_more(EXCESS) {
             self.surplus /= 2.0;
         } else {
             self.surplus += (1.0 - self.surplus) / 10.0;
         }
-        self.rtt.before_probe = self.rtt.shortest;
         self.enter(if probe { Phase::Probe } else { Phase::Full });
     }
 
-    fn end_probe(&mut self, now: Instant) {
-        let rtt = &mut self.rtt;
-        let found = std::mem::replace(&mut rtt.of_phase, Duration::MAX);
-        let queue = found < rtt.before_probe.mul_f64(PROBE_FOUND);
-        let pause = if queue { PROBE_AFTER } else { (rtt.probe.1 * 2).min(PROBE_AFTER_MAX) };
-        rtt.probe = (now + pause, pause);
-        rtt.adopted &= queue;
-        self.enter(Phase::Full);
+    /// The longest round trip that says nothing new: a window for the shortest makes it, with all slack and so many packets.
+    fn explained(&self) -> Duration {
+        let packets = (EXTRA_PACKETS * self.mtu) as f64 / self.rate().max(1.0);
+        self.rtt().unwrap_or_default() + SLACK + Duration::from_secs_f64(packets)
     }
 
     /// Share that is used of [`SLACK`] and [`EXTRA_PACKETS`]. What is more than [`SLACK_LEAST`] of the round trip is given up
@@ -477,10 +431,11 @@ impl Congestion {
             return;
         }
         let slack = self.slack(shortest);
-        let held = rate * (shortest.as_secs_f64() * gain + SLACK.as_secs_f64() * slack);
+        let shortest = shortest.as_secs_f64();
+        let extra = ((EXTRA_PACKETS * self.mtu) as f64).min(rate * shortest * EXTRA_MOST);
+        let held = rate * (shortest * gain + SLACK.as_secs_f64() * slack) + extra * slack;
         let with_lost = held / (1.0 - self.rounds.loss().min(LOSS_MAX));
-        let extra = (EXTRA_PACKETS * self.mtu) as f64 * slack;
-        self.window = ((with_lost + extra) as u64).max(MIN_PACKETS * self.mtu);
+        self.window = (with_lost as u64).max(MIN_PACKETS * self.mtu);
     }
 }
 

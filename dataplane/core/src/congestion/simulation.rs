@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub(super) burst: f64,
     /// Queue, in bandwidth-delay products.
     pub(super) queue: f64,
+    /// Each packet is so much early or late at most, in either direction, and waits for those before it.
+    pub(super) jitter_ms: f64,
 }
 
 impl Link {
@@ -124,6 +126,9 @@ struct Sender {
     srtt: f64,
     unacked: Vec<u64>,
     ack_at: Option<f64>,
+    /// Packets acknowledged; the timeout that runs began at as many.
+    acked: u64,
+    timeout: bool,
     delivered: u64,
     lost: u64,
     starts: f64,
@@ -135,6 +140,8 @@ enum Event {
     Arrive(usize, u64),
     AckTimer(usize),
     Ack(usize, Vec<u64>),
+    /// Nothing was acknowledged since the flow had so many bytes acknowledged.
+    Timeout(usize, u64),
 }
 
 struct At(f64, u64, Event);
@@ -167,6 +174,8 @@ pub(super) struct Simulation {
     chance: Chance,
     senders: Vec<Sender>,
     events: BinaryHeap<Reverse<At>>,
+    /// When the last packet, and the last acknowledgement, arrives.
+    last: [f64; 2],
     overflowed: u64,
     /// Time-weighted bytes of queue, and since when.
     queue_area: f64,
@@ -193,6 +202,8 @@ impl Simulation {
             srtt: link.rtt_ms / 1e3,
             unacked: Vec::new(),
             ack_at: None,
+            acked: 0,
+            timeout: false,
             delivered: 0,
             lost: 0,
             starts: *starts,
@@ -207,6 +218,7 @@ impl Simulation {
             chance: Chance(seed),
             senders: senders.collect(),
             events: BinaryHeap::new(),
+            last: [0.0; 2],
             overflowed: 0,
             queue_area: 0.0,
         };
@@ -246,6 +258,7 @@ impl Simulation {
                 Event::Arrive(flow, packet) => self.arrive(flow, packet),
                 Event::AckTimer(flow) => self.acknowledge(flow),
                 Event::Ack(flow, packets) => self.take_ack(flow, &packets),
+                Event::Timeout(flow, acked) => self.time_out(flow, acked),
             }
         }
         self.now = end;
@@ -276,7 +289,6 @@ impl Simulation {
     }
 
     fn send(&mut self, flow: usize) {
-        let now = self.instant(self.now);
         let mtu = MTU as f64;
         loop {
             let sender = &mut self.senders[flow];
@@ -297,14 +309,40 @@ impl Simulation {
                 return self.at(at, Event::Send(flow));
             }
             sender.tokens -= mtu;
-            let packet = sender.next;
-            sender.next += 1;
-            sender.left -= 1;
-            sender.flight.push_back((packet, self.now));
-            if let Control::Ours(ours) = &mut sender.control {
-                ours.handle_sent(now, MTU, packet);
-            }
-            self.carry(flow, packet);
+            self.send_one(flow);
+        }
+    }
+
+    fn send_one(&mut self, flow: usize) {
+        let now = self.instant(self.now);
+        let sender = &mut self.senders[flow];
+        let packet = sender.next;
+        sender.next += 1;
+        sender.left = sender.left.saturating_sub(1);
+        sender.flight.push_back((packet, self.now));
+        if let Control::Ours(ours) = &mut sender.control {
+            ours.handle_sent(now, MTU, packet);
+        }
+        if !std::mem::replace(&mut sender.timeout, true) {
+            let (at, acked) = (self.now + 3.0 * sender.srtt, sender.acked);
+            self.at(at, Event::Timeout(flow, acked));
+        }
+        self.carry(flow, packet);
+    }
+
+    /// What follows the last packet that arrived is lost without a sign: one more is sent, whatever the window (RFC 9002, 6.2).
+    fn time_out(&mut self, flow: usize, acked: u64) {
+        let sender = &mut self.senders[flow];
+        sender.timeout = false;
+        if sender.flight.is_empty() {
+            return;
+        }
+        if sender.acked == acked {
+            self.send_one(flow);
+        } else {
+            sender.timeout = true;
+            let (at, acked) = (self.now + 3.0 * sender.srtt, sender.acked);
+            self.at(at, Event::Timeout(flow, acked));
         }
     }
 
@@ -321,8 +359,18 @@ impl Simulation {
             self.senders[flow].doomed.insert(packet);
             return;
         }
-        let at = self.busy_until + self.link.rtt_ms / 2e3;
+        let at = self.arrival(self.busy_until, 0);
         self.at(at, Event::Arrive(flow, packet));
+    }
+
+    /// When what leaves the link at `time` is at the other side.
+    fn arrival(&mut self, time: f64, direction: usize) -> f64 {
+        let Link { rtt_ms, jitter_ms, .. } = self.link;
+        // A path without jitter asks for no chance, so that its losses stay those of its seed.
+        let early_or_late = if jitter_ms > 0.0 { jitter_ms * (2.0 * self.chance.next() - 1.0) } else { 0.0 };
+        let at = (time + rtt_ms / 2e3 + early_or_late / 1e3).max(self.last[direction]);
+        self.last[direction] = at;
+        at
     }
 
     fn is_lost(&mut self) -> bool {
@@ -355,7 +403,7 @@ impl Simulation {
         sender.ack_at = None;
         let packets = std::mem::take(&mut sender.unacked);
         if !packets.is_empty() {
-            let at = self.now + self.link.rtt_ms / 2e3;
+            let at = self.arrival(self.now, 1);
             self.at(at, Event::Ack(flow, packets));
         }
     }
@@ -369,6 +417,7 @@ impl Simulation {
         for packet in packets {
             let Ok(at) = sender.flight.binary_search_by_key(packet, |(number, _)| *number) else { continue };
             let Some((number, sent)) = sender.flight.remove(at) else { continue };
+            sender.acked += 1;
             match &mut sender.control {
                 Control::Ours(ours) => ours.handle_ack(now, instant(sent), MTU),
                 Control::Cubic(cubic) => cubic.handle_ack(seconds, seconds - sent),
