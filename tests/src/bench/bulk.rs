@@ -1,4 +1,5 @@
-//! Bulk transfers over lossy, long and short paths: cases `lossy`, `long`, `satellite`, `near`.
+//! Bulk transfers over lossy, long and short paths: cases `lossy`, `long`, `satellite`, `near`, `slow`,
+//! `uneven`.
 
 use std::time::Duration;
 
@@ -200,22 +201,44 @@ pub fn satellite(bench: &mut Bench) {
     peers(bench, "satellite", &path, BYTES);
 }
 
-/// 100 Mbit/s, round trips so short that the queue holds few packets, nothing lost by chance.
+/// A path that loses nothing by chance: how much of it is used, and what its queue drops.
+fn lossless(bench: &mut Bench, case: &'static str, what: &str, path: &Path, bytes: u64, goals: [f64; 2]) {
+    if !bench.wants(&format!("{case} {what} pangea")) {
+        return;
+    }
+    let bulks: Vec<_> = (1..=bench.runs as u64).map(|seed| bulk(path, bytes, seed)).collect();
+    let flows: Vec<_> = bulks.iter().map(|bulk| &bulk.flow).collect();
+    bench.add(goodput(case, what.to_owned(), path, &flows).goal(Goal::AtLeast(goals[0])));
+    let packets = bytes as f64 / (f64::from(MTU_DEFAULT) * payload_share());
+    let dropped = medians(&bulks, |bulk| bulk.dropped as f64) / packets * 100.0;
+    let row = Row::new(case, format!("{what}: packets that the queue had no room for"), dropped, "%");
+    bench.add(row.goal(Goal::AtMost(goals[1])).note("of those that carry the content"));
+    bench.add(Row { what: format!("{what}: redundancy"), ..redundancy(case, path, &bulks, bytes) });
+}
+
+/// 100 Mbit/s, round trips so short that the queue holds few packets.
 pub fn near(bench: &mut Bench) {
-    const BYTES: u64 = 32 * MIB;
     for path in [2, 5, 10].map(|rtt_ms| Path::new(100.0, rtt_ms)) {
-        let what = format!("RTT {} ms", path.rtt_ms);
-        if !bench.wants(&format!("near {what} pangea")) {
-            continue;
-        }
-        let bulks: Vec<_> = (1..=bench.runs as u64).map(|seed| bulk(&path, BYTES, seed)).collect();
-        let flows: Vec<_> = bulks.iter().map(|bulk| &bulk.flow).collect();
-        bench.add(goodput("near", what.clone(), &path, &flows).goal(Goal::AtLeast(0.75)));
-        let packets = BYTES as f64 / (f64::from(MTU_DEFAULT) * payload_share());
-        let dropped = medians(&bulks, |bulk| bulk.dropped as f64) / packets * 100.0;
-        let row = Row::new("near", format!("{what}: packets that the queue had no room for"), dropped, "%");
-        bench.add(row.goal(Goal::AtMost(20.0)).note("of those that carry the content"));
-        bench.add(Row { what: format!("{what}: redundancy"), ..redundancy("near", &path, &bulks, BYTES) });
+        lossless(bench, "near", &format!("RTT {} ms", path.rtt_ms), &path, 32 * MIB, [0.75, 20.0]);
+    }
+}
+
+/// Paths so slow that the queue holds few packets.
+pub fn slow(bench: &mut Bench) {
+    for (rate_mbit, rtt_ms, mib) in [(2.0, 80, 4), (5.0, 30, 8), (10.0, 20, 16)] {
+        let path = Path::new(rate_mbit, rtt_ms);
+        lossless(bench, "slow", &format!("{rate_mbit} Mbit/s, RTT {rtt_ms} ms"), &path, mib * MIB, [0.85, 20.0]);
+    }
+}
+
+/// 100 Mbit/s, packets early or late by some time, in order or not.
+pub fn uneven(bench: &mut Bench) {
+    for (rtt_ms, jitter_ms, reorder) in [(50, 5, false), (50, 10, false), (10, 5, false), (50, 1, true), (50, 3, true)]
+    {
+        let path = Path { jitter_ms, reorder, ..Path::new(100.0, rtt_ms) };
+        let order = if reorder { "reordered" } else { "in order" };
+        let what = format!("RTT {rtt_ms} ms, {jitter_ms} ms early or late, {order}");
+        lossless(bench, "uneven", &what, &path, 32 * MIB, [0.75, 20.0]);
     }
 }
 

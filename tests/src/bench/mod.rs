@@ -6,7 +6,7 @@
 //! | `flow.rs` | bytes over time, and rates within them |
 //! | `nodes.rs` | two nodes at the ends of a path |
 //! | `tcp.rs`, `bare.rs`, `nginx.rs`, `sendme.rs` | peers: TCP, a bare quinn stream, a web server, sendme |
-//! | `bulk.rs` | cases `lossy`, `long`, `satellite`, and the redundancy in them |
+//! | `bulk.rs` | cases `lossy`, `long`, `satellite`, `near`, `slow`, `uneven`, and the redundancy in them |
 //! | `objects.rs` | case `objects` |
 //! | `sharing.rs` | cases `fair`, `two`, `change` |
 //! | `local.rs` | cases `put`, `get`, `local`, `policy` on loopback, and `veth` |
@@ -65,6 +65,10 @@ pub enum Case {
     Satellite,
     /// 32 MiB at 100 Mbit/s, RTT 2 to 10 ms, a queue of one bandwidth-delay product (root)
     Near,
+    /// 4 to 16 MiB at 2 to 10 Mbit/s, a queue of one bandwidth-delay product (root)
+    Slow,
+    /// 32 MiB at 100 Mbit/s, each packet up to 10 ms early or late (root)
+    Uneven,
     /// 256 KiB objects one after another at 100 Mbit/s, RTT 50 ms (root)
     Objects,
     /// Against one TCP flow on a shared bottleneck (root)
@@ -83,7 +87,7 @@ pub enum Case {
 
 impl Case {
     /// All that are measured without a wish.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Put,
         Self::Get,
         Self::Local,
@@ -92,6 +96,8 @@ impl Case {
         Self::Long,
         Self::Satellite,
         Self::Near,
+        Self::Slow,
+        Self::Uneven,
         Self::Objects,
         Self::Fair,
         Self::Two,
@@ -189,6 +195,8 @@ impl Bench {
             Case::Long => bulk::long(self),
             Case::Satellite => bulk::satellite(self),
             Case::Near => bulk::near(self),
+            Case::Slow => bulk::slow(self),
+            Case::Uneven => bulk::uneven(self),
             Case::Objects => objects::objects(self),
             Case::Fair => self.repeated(sharing::fair),
             Case::Two => self.repeated(sharing::two),

@@ -30,9 +30,11 @@ const PROBE_FOUND: f64 = 0.9;
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Span {
     mean: Duration,
-    /// How far a sample is from the mean, by how far each is from the one before (von Neumann, 1941): what grows does not
-    /// scatter.
+    /// How far a sample is from the mean, by how unlike the steps from one to the next are (after von Neumann, 1941): what grows
+    /// evenly does not scatter.
     deviation: Duration,
+    /// Mean of its first half.
+    first_half: Duration,
     /// The second half is longer than the first by a deviation at most, which is twice what chance makes of halves.
     level: bool,
 }
@@ -42,11 +44,12 @@ struct Span {
 struct Spans {
     /// The one with the least mean.
     least: Option<Span>,
-    /// Of the span that is not full yet: samples, their sum, that of the first half of a span, the last of them, and the squares
-    /// of the steps from one to the next in s².
+    /// Of the span that is not full yet: samples, their sum, that of the first half of a span, the first and the last of them, and
+    /// the squares of the steps from one to the next in s².
     count: u32,
     sum: Duration,
     first_half: Duration,
+    first: Duration,
     last: Option<Duration>,
     squares: f64,
 }
@@ -59,8 +62,9 @@ impl Spans {
         if self.count == SPAN / 2 {
             self.first_half = self.sum;
         }
-        if let Some(last) = self.last.replace(sample) {
-            self.squares += sample.abs_diff(last).as_secs_f64().powi(2);
+        match self.last.replace(sample) {
+            Some(last) => self.squares += sample.abs_diff(last).as_secs_f64().powi(2),
+            None => self.first = sample,
         }
         if self.count < SPAN {
             return None;
@@ -68,15 +72,17 @@ impl Spans {
         let (mean, deviation) = (self.sum / SPAN, self.deviation());
         let second_half = self.sum.saturating_sub(self.first_half);
         let grown = second_half.saturating_sub(self.first_half) / (SPAN / 2);
-        let span = Span { mean, deviation, level: grown <= deviation };
+        let span = Span { mean, deviation, first_half: self.first_half / (SPAN / 2), level: grown <= deviation };
         *self = Self { least: self.least.filter(|least| least.mean <= mean).or(Some(span)), ..Self::default() };
         Some(span)
     }
 
     /// Of the samples of the span that is not full.
     fn deviation(&self) -> Duration {
-        let steps = self.count.saturating_sub(1).max(1);
-        Duration::try_from_secs_f64((self.squares / f64::from(2 * steps)).sqrt()).unwrap_or(Duration::MAX)
+        let steps = f64::from(self.count.saturating_sub(1).max(1));
+        let step = self.last.unwrap_or_default().abs_diff(self.first).as_secs_f64() / steps;
+        let variance = (self.squares / steps - step * step).max(0.0) / 2.0;
+        Duration::try_from_secs_f64(variance.sqrt()).unwrap_or_default()
     }
 
     /// The least mean; that of fewer samples as long as there are no more; `None` before the first.
@@ -94,9 +100,10 @@ pub(super) struct Rtt {
     by_means: bool,
     /// Of this cycle, or of the last round of a probe.
     phase: Spans,
-    /// The last span of start-up, and the last that was level: such a one was not filling a queue.
+    /// The last span of start-up.
     start_up: Option<Span>,
-    level: Option<Span>,
+    /// The mean of the last span of start-up that was level, and so was not filling a queue.
+    level: Option<Duration>,
     /// The one to reckon with when the probe began.
     before_probe: Duration,
     /// When to probe whether the shortest is the path's own, and the pause after that.
@@ -132,9 +139,14 @@ impl Rtt {
             self.probe_at = self.probe_at.max(now + self.pause);
         }
         let span = self.phase.take(sample);
-        if start_up && span.is_some() {
-            self.start_up = span;
-            self.level = span.filter(|span| span.level).or(self.level);
+        if let (true, Some(span)) = (start_up, span) {
+            if span.level {
+                self.level = Some(span.mean);
+            } else if self.start_up.is_none() && span.deviation * DEVIATIONS > NOISE {
+                // Better than the shortest of samples that scatter, and soon exceeded where a queue fills.
+                self.level = Some(span.first_half);
+            }
+            self.start_up = Some(span);
         }
         if !self.by_means {
             self.shorten(sample);
@@ -143,11 +155,13 @@ impl Rtt {
         }
     }
 
-    /// Whether a sample of start-up shows a queue. A path whose samples scatter has a usual round trip far above the shortest,
-    /// and samples far above that.
+    /// Whether a sample of start-up shows a queue. A path whose samples scatter has a usual round trip far above the shortest, and
+    /// samples far above that; how far is not known before the first span is full.
     pub(super) fn is_queue(&self, sample: Duration) -> bool {
-        let deviation = self.start_up.map_or(self.phase.deviation(), |span| span.deviation);
-        self.usual().is_some_and(|usual| sample > usual.mul_f64(QUEUED) + NOISE.max(deviation * DEVIATIONS))
+        let Some(usual) = self.usual() else { return false };
+        let noise = self.start_up.map_or(self.phase.deviation(), |span| span.deviation) * DEVIATIONS;
+        let told = self.start_up.is_some() || noise <= NOISE;
+        told && sample > usual.mul_f64(QUEUED) + NOISE.max(noise)
     }
 
     /// Start-up begins anew: what an earlier one has shown says nothing.
@@ -195,7 +209,7 @@ impl Rtt {
     }
 
     fn usual(&self) -> Option<Duration> {
-        self.shortest.map(|shortest| self.level.map_or(shortest, |span| span.mean.max(shortest)))
+        self.shortest.map(|shortest| self.level.map_or(shortest, |level| level.max(shortest)))
     }
 
     fn shorten(&mut self, found: Duration) {

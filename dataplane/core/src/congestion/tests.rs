@@ -127,8 +127,8 @@ fn a_path_that_delays_unevenly_is_filled() {
         (10.0, 20.0, 300.0, 0.6),
         (5.0, 100.0, 10.0, 0.8),
         (10.0, 300.0, 100.0, 0.6),
-        (10.0, 1000.0, 50.0, 0.05),
-        (20.0, 100.0, 50.0, 0.15),
+        (10.0, 1000.0, 50.0, 0.6),
+        (20.0, 100.0, 100.0, 0.2),
     ] {
         for seed in 1..4 {
             let link = Link { mbit: rate, rtt_ms, jitter_ms, ..PLAIN };
@@ -139,7 +139,7 @@ fn a_path_that_delays_unevenly_is_filled() {
             let (overflow, queue) = (simulation.overflow(), simulation.mean_queue());
             assert!(beginning > first, "{link:?}, seed {seed}: {beginning} in the first 1.5 s");
             assert!(then > 0.85, "{link:?}, seed {seed}: {then}");
-            assert!(overflow < 0.03 && queue < 1.0, "{link:?}, seed {seed}: {overflow} overflowed, queue {queue}");
+            assert!(overflow < 0.05 && queue < 1.0, "{link:?}, seed {seed}: {overflow} overflowed, queue {queue}");
         }
     }
 }
