@@ -24,8 +24,8 @@ async fn perform(worker: &Rc<Worker>, command: Command) -> Result<Reply, Failure
             return worker.apply_policy(policy).map(|revision| Reply::Applied { revision, cpu: worker.cpu.get() });
         }
         Command::SetPins(pins) => {
-            worker.pins.set(&pins);
-            worker.connections.close_unpinned(&worker.pins);
+            let withdrawn = worker.pins.set(&pins);
+            worker.connections.close_unpinned(&worker.pins, &withdrawn);
         }
         Command::Put(plan) => {
             let allowance = watch::Sender::new(plan.allowance);

@@ -428,6 +428,8 @@ impl Answers {
         match request {
             PeerRequest::Introduce(theirs) => {
                 take_introduction(node, self.peer, self.remote, theirs);
+                // Fetches ask anew whom to draw from: its workers may be others now.
+                node.sessions_changed.send_modify(|version| *version += 1);
                 Ok(PeerResponse::Introduction(node.introduction()))
             }
             PeerRequest::Ping(nonce) => Ok(PeerResponse::Pong(nonce)),

@@ -65,6 +65,14 @@ pub enum ConnectError {
     /// A try that others began, and that this one waited for, came to nothing; what was said of it.
     #[error("{0}")]
     SameTry(String),
+    /// Its node told that it is no more.
+    #[error("worker {worker} at {address} is gone, its node says")]
+    Withdrawn {
+        /// The worker.
+        worker: u16,
+        /// Its address.
+        address: std::net::SocketAddr,
+    },
     /// TLS cannot be set up.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -90,6 +98,8 @@ struct Slot {
     open: Mutex<Option<Rc<Outgoing>>>,
     /// When somebody last wanted it.
     wanted_at: Cell<Option<Instant>>,
+    /// When the key was pinned no more: its node has told that this worker is gone.
+    withdrawn_at: Cell<Option<Instant>>,
     /// What became of the last try, when it came to nothing.
     failed: RefCell<Option<(Instant, String)>>,
 }
@@ -147,6 +157,10 @@ impl Connections {
             }
             Rc::clone(outgoing.entry(peer.key).or_default())
         };
+        // Until the controller has said whom to ask instead; it may also name the same one again.
+        if slot.withdrawn_at.get().is_some_and(|at| at.elapsed() < CONNECT_TIME) {
+            return Err(ConnectError::Withdrawn { worker: peer.worker.0, address: peer.address });
+        }
         let wanted_at = Instant::now();
         slot.wanted_at.set(Some(wanted_at));
         let mut open = slot.open.lock().await;
@@ -217,8 +231,21 @@ impl Connections {
         self.incoming.borrow_mut().remove(&quic.stable_id());
     }
 
-    /// Closes what peers opened with keys that are pinned no more.
-    pub fn close_unpinned(&self, pins: &Pins) {
+    /// Closes what peers opened with keys that are pinned no more, and what this worker opened to those that were withdrawn
+    /// just now: who waits there for an answer would wait until the silence is long enough.
+    pub fn close_unpinned(&self, pins: &Pins, withdrawn: &[WorkerKey]) {
+        for (key, slot) in self.outgoing.borrow().iter() {
+            if pins.node(*key).is_some() {
+                slot.withdrawn_at.set(None);
+            } else if withdrawn.contains(key) {
+                slot.withdrawn_at.set(Some(Instant::now()));
+                if let Ok(open) = slot.open.try_lock()
+                    && let Some(open) = open.as_ref()
+                {
+                    open.quic.close(CLOSE_UNPINNED, b"key withdrawn");
+                }
+            }
+        }
         for (key, quic) in self.incoming.borrow().values() {
             if pins.node(*key).is_none() {
                 quic.close(CLOSE_UNPINNED, b"key withdrawn");

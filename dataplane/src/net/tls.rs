@@ -52,10 +52,12 @@ pub enum KeyError {
 pub struct Pins(Arc<RwLock<HashMap<WorkerKey, Pin>>>);
 
 impl Pins {
-    /// Replaces all pins.
-    pub fn set(&self, pins: &[Pin]) {
-        let map = pins.iter().map(|pin| (pin.key, *pin)).collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = map;
+    /// Replaces all pins; says the keys that were pinned and are no more.
+    pub fn set(&self, pins: &[Pin]) -> Vec<WorkerKey> {
+        let map: HashMap<_, _> = pins.iter().map(|pin| (pin.key, *pin)).collect();
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *all, map);
+        before.into_keys().filter(|key| !all.contains_key(key)).collect()
     }
 
     /// All pins, in no particular order.
