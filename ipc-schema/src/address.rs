@@ -15,7 +15,7 @@ pub enum AddressError {
     #[error(transparent)]
     Id(#[from] IdError),
     /// The part after `@` is not `IP:PORT`.
-    #[error("address {text:?} is not IP:PORT, such as 192.0.2.7:7440 or [2001:db8::7]:7440")]
+    #[error("address {text:?} is not IP:PORT (or, of a peer, HOST:PORT), such as 192.0.2.7:7440 or [2001:db8::7]:7440")]
     Socket {
         /// The text, shortened.
         text: String,

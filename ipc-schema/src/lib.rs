@@ -18,6 +18,7 @@
 //! | [`door`] | tags of the ring records between a worker and a local program |
 //! | [`counter`] | name, unit and sentence of every published number |
 //! | [`runtime`] | names in a node's folders |
+//! | [`log_filter`] | what `--log` takes |
 //! | [`rpc`] | Cap'n Proto RPC over any byte stream, typed on both sides |
 
 pub mod address;
@@ -29,6 +30,7 @@ pub mod door;
 pub mod failure;
 mod generated;
 pub mod ids;
+pub mod log_filter;
 pub mod node;
 pub mod peer;
 pub mod policy;

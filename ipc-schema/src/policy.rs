@@ -239,7 +239,7 @@ pub static KEYS: [Key; 10] = [
     Key {
         name: "store.quota",
         takes: "a size such as 500GiB, 2TB or a number of bytes (at least 1MiB), or unlimited",
-        help: "Bytes that contents may take on disk; least recently used ones that are not pinned make room.",
+        help: "Bytes that contents may take on disk; least recently used ones that are not pinned make room, when the next put or get needs it: a lower quota deletes nothing by itself.",
         set: |policy, text| {
             /// A smaller store holds no useful content.
             const QUOTA_MIN: u64 = 1 << 20;

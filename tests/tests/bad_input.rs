@@ -35,6 +35,7 @@ fn every_kind_of_bad_input_names_the_thing_the_value_and_what_to_do() {
     expect(&node, &["policy", "set", "fec.mod=on"], 2, "did you mean \"fec.mode\"?");
     expect(&node, &["policy", "set", "fec.mode=sometimes"], 2, "it takes auto, off or always");
     expect(&node, &["policy", "rollback", "99"], 3, "no policy revision 99");
+    expect(&node, &["policy", "set", "workers.cpus=0,65535"], 2, "there is no CPU 65535 here");
     expect(&node, &["worker", "drain", "9"], 3, "worker 9 is not running");
     expect(&node, &["put", "/does/not/exist"], 3, "/does/not/exist");
     expect(&node, &["put", "/proc"], 2, "is a folder");
@@ -131,6 +132,41 @@ fn a_full_quota_refuses_and_the_rest_goes_on() {
     assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(node.put(&small), sample::content_id(&small).unwrap());
     assert_eq!(node.json(["ls"])["contents"].as_array().unwrap().len(), 1);
+    // Also where it has begun: room for the first 64 MiB there is.
+    let _ = node.ctl(["policy", "set", "store.quota=66MiB"]).ok();
+    std::fs::File::options().write(true).open(&large).unwrap().set_len(70 << 20).unwrap();
+    let mut put = node.ctl_command(["put", "-"]);
+    let output = put.stdin(std::fs::File::open(&large).unwrap()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(6) && text.contains("raise store.quota"), "{text}");
+}
+
+#[test]
+fn what_is_being_repaired_makes_no_room_for_its_own_repair() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    a.befriend(&b);
+    let source = a.file("source");
+    sample::write_file(&source, 16 * CHUNK, 3).unwrap();
+    let id = a.put(&source);
+    let got = b.file("got");
+    let _ = b.ctl(["get", &a.ticket(&id), "-o", got.to_str().unwrap()]).ok();
+    // The content has 4 MiB; ten chunks more do not fit.
+    let _ = b.ctl(["policy", "set", "store.quota=5MiB"]).ok();
+    let folder = b.state_dir().join("store").join(&id);
+    let data = std::fs::OpenOptions::new().write(true).open(folder.join("data")).unwrap();
+    for chunk in 0..10 {
+        std::os::unix::fs::FileExt::write_all_at(&data, b"rot", chunk * CHUNK + 7).unwrap();
+    }
+    let report = b.json(["verify", &id]);
+    assert_eq!((&report["chunks_bad"], &report["chunks_lost"]), (&10.into(), &0.into()), "{report}");
+    // Files that are gone are seen to be gone, though the workers have them open.
+    std::fs::remove_dir_all(&folder).unwrap();
+    let report = b.json(["verify", &id]);
+    assert_eq!((&report["state"], &report["chunks_lost"]), (&"done".into(), &0.into()), "{report}");
+    assert!(folder.join("manifest").exists());
+    let _ = b.ctl(["get", &id, "--force", "-o", got.to_str().unwrap()]).ok();
+    assert!(std::fs::read(&got).unwrap() == std::fs::read(&source).unwrap());
+    assert_eq!(b.json(["status"])["jobs"], 0);
 }
 
 /// A file system of its own, as small as wanted; `None` for users who may not mount one.
@@ -189,6 +225,47 @@ fn a_full_disk_fails_puts_and_gets_cleanly_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_was_said_to_be_stored_on_a_full_disk_is_there_after_a_restart() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let options = NodeOptions { state_dir: Some(disk.0.path().join("state")), workers: 1, ..NodeOptions::default() };
+    let mut node = Node::start(options);
+    let filler = disk.0.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let mut refused = 0;
+    let mut stored = String::new();
+    for gib in 1..60 {
+        let quota = format!("store.quota={gib}GiB");
+        let run = node.ctl(["policy", "set", &quota]);
+        match run.code {
+            Some(0) => stored = quota,
+            _ => {
+                assert!(run.code == Some(6) && run.stderr.contains("free some room"), "{run:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "the disk was not full");
+    let shown = |node: &Node| node.ctl(["policy", "show"]).ok();
+    let before = shown(&node);
+    assert!(stored.is_empty() || before.contains(stored.trim_start_matches("store.quota=").trim_end_matches("GiB")));
+    assert!(node.ctl(["status"]).ok().contains("STOPPED WRITING") || !stored.is_empty());
+    // With room again, what is asked for is stored, and stays.
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    let _ = node.ctl(["policy", "set", "fec.mode=off"]).ok();
+    let small = node.file("small");
+    sample::write_file(&small, CHUNK, 2).unwrap();
+    let id = node.put(&small);
+    let _ = node.ctl(["pin", &id]).ok();
+    assert!(!node.ctl(["status"]).ok().contains("STOPPED WRITING"));
+    let (policy, contents) = (shown(&node), node.json(["ls"]));
+    node.kill_controller();
+    node.restart_controller();
+    assert_eq!((shown(&node), node.json(["ls"])), (policy, contents));
+}
+
+#[test]
 fn an_input_that_cannot_be_read_is_named() {
     let node = Node::start(NodeOptions { workers: 1, ..NodeOptions::default() });
     // Whoever runs this: nobody can read a process's memory from its start.
@@ -241,12 +318,13 @@ fn rot_on_the_disk_is_found_told_and_repaired_from_a_peer() {
     assert!(std::fs::read(b.file("second")).unwrap() == std::fs::read(&source).unwrap());
     // Rotten bytes never get out, also without a verify.
     rot(&b);
-    let run = b.ctl(["get", &id, "-o", b.file("third").to_str().unwrap()]);
-    if run.code == Some(0) {
-        assert!(std::fs::read(b.file("third")).unwrap() == std::fs::read(&source).unwrap());
-    } else {
-        assert!(!b.file("third").exists(), "{}", run.stderr);
-    }
+    let _ = b.ctl(["get", &id, "-o", b.file("third").to_str().unwrap()]).ok();
+    assert!(std::fs::read(b.file("third")).unwrap() == std::fs::read(&source).unwrap());
+    // From whom else, when there is nobody?
+    let _ = b.ctl(["peer", "rm", a.id()]).ok();
+    rot(&b);
+    let run = b.ctl(["get", &id, "-o", b.file("fourth").to_str().unwrap()]);
+    assert!(run.code != Some(0) && !b.file("fourth").exists(), "{run:?}");
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub enum ClientError {
     /// All workers that had the content went away.
     #[error("every worker that served this went away; what is here stays: run the command again to go on")]
     WorkersGone,
+    /// The worker that took a put went away.
+    #[error("the worker that took this went away; nothing was kept: put it again")]
+    PutLost,
     /// A ring broke.
     #[error(transparent)]
     Ring(RingError),
@@ -74,7 +77,9 @@ impl ClientError {
             Self::Refused(failure) => failure.code,
             Self::Connect(ConnectError::Denied { .. }) => FailureCode::Denied,
             Self::Connect(ConnectError::TooLong(_)) => FailureCode::Invalid,
-            Self::Connect(_) | Self::ControllerGone | Self::WorkersGone | Self::Door { .. } => FailureCode::Unavailable,
+            Self::Connect(_) | Self::ControllerGone | Self::WorkersGone | Self::PutLost | Self::Door { .. } => {
+                FailureCode::Unavailable
+            }
             Self::Rpc(_) | Self::Unexpected | Self::Ring(_) | Self::Protocol(_) => FailureCode::Protocol,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => FailureCode::NotFound,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pangea_ipc::content::CHUNK_SIZE;
 use pangea_ipc::door;
+use pangea_ipc::failure::FailureCode;
 use pangea_ipc::ids::ContentId;
 use pangea_ipc::node::Request;
 use pangea_ring::RingError;
@@ -56,10 +57,17 @@ impl Client {
         let door = opened.doors.first().ok_or(ClientError::Unexpected)?;
         let mut door = OpenDoor::open(door)?;
         let outcome = match send(&mut door, source.as_fd(), progress) {
-            Ok(sent) => finish(&mut door, &mut || progress(sent))?,
+            Ok(sent) => finish(&mut door, &mut || progress(sent)),
             // The worker has said why before it closed, if it could.
-            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => finish(&mut door, &mut || true)?,
-            Err(error) => return Err(error),
+            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => finish(&mut door, &mut || true),
+            Err(error) => Err(error),
+        };
+        let outcome = match outcome {
+            // Only the controller cancels it, and has said why in the job's report.
+            Err(ClientError::Refused(failure)) if failure.code == FailureCode::Cancelled => {
+                return Err(self.wait(opened.job, &mut |_| {}).err().unwrap_or(ClientError::Refused(failure)));
+            }
+            outcome => outcome?,
         };
         // The content is safe. That the catalog knows it too is worth waiting for, but not worth failing for.
         match self.wait(opened.job, &mut |_| {}) {
@@ -144,7 +152,7 @@ fn finish(door: &mut OpenDoor, progress: &mut dyn FnMut() -> bool) -> Result<Put
     let consumer = &mut door.channel.consumer;
     loop {
         match go_on(consumer.wait_record(door.alive.as_fd(), Some(LOOK_AGAIN)), progress) {
-            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => return Err(ClientError::WorkersGone),
+            Err(ClientError::Ring(RingError::Closed | RingError::PeerGone)) => return Err(ClientError::PutLost),
             other => other?,
         }
         let Some(record) = consumer.try_peek().map_err(ClientError::Ring)? else { continue };

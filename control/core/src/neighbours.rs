@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use pangea_ipc::address::{Endpoint, PeerAddress};
-use pangea_ipc::ids::{NodeId, WorkerKey};
+use pangea_ipc::ids::{NodeId, WorkerIndex, WorkerKey};
 use pangea_ipc::node::{LISTING_PAGE_MAX, PeerReport, PeerState};
 use pangea_ipc::worker::{KnownPath, PINS_MAX, PathSample, Pin};
 
@@ -31,6 +31,8 @@ const DIAL_PAUSE_MAX: Duration = Duration::from_secs(30);
 const RTT_WEIGHT: f64 = 0.125;
 /// Weight of a new jitter sample (RFC 3550).
 const JITTER_WEIGHT: f64 = 1.0 / 16.0;
+/// Workers that got something from a node within this time did so together.
+const TOGETHER: Duration = Duration::from_secs(3);
 /// Weight of a new loss or throughput sample.
 const PATH_WEIGHT: f64 = 0.25;
 
@@ -55,7 +57,8 @@ struct Neighbour {
     latency_us: Option<f64>,
     jitter_us: Option<f64>,
     loss_bp: Option<f64>,
-    throughput_bytes_per_s: Option<f64>,
+    /// Bytes a second that each of our workers got from it, and when that was last seen.
+    rates: BTreeMap<WorkerIndex, (f64, Instant)>,
     /// What the path to it carried when it was last used.
     known: Option<KnownPath>,
     sampled_at: Option<Instant>,
@@ -227,7 +230,7 @@ impl Neighbours {
     }
 
     /// A worker has sampled a path to a node.
-    pub fn handle_path(&mut self, node: NodeId, sample: PathSample, now: Instant) {
+    pub fn handle_path(&mut self, worker: WorkerIndex, node: NodeId, sample: PathSample, now: Instant) {
         /// Fewer packets say nothing of loss.
         const PACKETS_MIN: u64 = 32;
         /// Slower than this nothing was under way that would show what the path carries.
@@ -239,7 +242,9 @@ impl Neighbours {
         }
         if sample.bytes_received >= BYTES_MIN && sample.elapsed_ms > 0 {
             let rate = sample.bytes_received as f64 * 1000.0 / f64::from(sample.elapsed_ms);
-            smooth(&mut known.throughput_bytes_per_s, rate, PATH_WEIGHT);
+            let mut smoothed = known.rates.get(&worker).map(|(rate, _)| *rate);
+            smooth(&mut smoothed, rate, PATH_WEIGHT);
+            known.rates.insert(worker, (smoothed.unwrap_or(rate), now));
         }
         if sample.known.is_some() {
             self.paths_changed |= known.admitted && known.known != sample.known;
@@ -321,7 +326,7 @@ impl Neighbours {
             latency_us: known.latency_us.map(|value| value as u32),
             jitter_us: known.jitter_us.map(|value| value as u32),
             loss_bp: known.loss_bp.map(|value| value as u16),
-            throughput_bytes_per_s: known.throughput_bytes_per_s.map(|value| value as u64),
+            throughput_bytes_per_s: known.throughput().map(|value| value as u64),
             offences: known.offences,
             sample_age_ms: known
                 .sampled_at
@@ -332,6 +337,13 @@ impl Neighbours {
 }
 
 impl Neighbour {
+    /// Bytes a second that all workers together got from it when it last sent something.
+    fn throughput(&self) -> Option<f64> {
+        let last = self.rates.values().map(|(_, at)| *at).max()?;
+        let together = self.rates.values().filter(|(_, at)| *at + TOGETHER >= last);
+        Some(together.map(|(rate, _)| rate).sum())
+    }
+
     fn state(&self) -> PeerState {
         let bad_path = self.loss_bp.is_some_and(|loss| loss > DEGRADED_LOSS_BP);
         match (self.has_session, self.had_session) {
@@ -356,11 +368,10 @@ pub fn is_kept(own: NodeId, other: NodeId, opened_here: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pangea_ipc::ids::WorkerIndex;
-
     use super::*;
 
     const A: NodeId = NodeId([1; 32]);
+    const W: WorkerIndex = WorkerIndex(0);
     const B: NodeId = NodeId([2; 32]);
 
     #[allow(clippy::disallowed_methods, reason = "any instant will do as the start of a test")]
@@ -406,13 +417,13 @@ mod tests {
         let mut store = Neighbours::default();
         store.admit(peer(A)).unwrap();
         store.note(peer(B)).unwrap();
-        store.handle_path(B, sample(Some(path)), now);
-        store.handle_path(A, sample(None), now);
+        store.handle_path(W, B, sample(Some(path)), now);
+        store.handle_path(W, A, sample(None), now);
         assert_eq!(store.paths_to_store(), None, "nothing of an admitted node");
-        store.handle_path(A, sample(Some(path)), now);
+        store.handle_path(W, A, sample(Some(path)), now);
         assert_eq!(store.paths_to_store(), Some(vec![(A, path)]));
-        store.handle_path(A, sample(Some(path)), now);
-        store.handle_path(A, sample(None), now);
+        store.handle_path(W, A, sample(Some(path)), now);
+        store.handle_path(W, A, sample(None), now);
         assert_eq!(store.paths_to_store(), None, "as before");
         store.remove(A);
         assert_eq!(store.paths_to_store(), Some(vec![]));
@@ -451,13 +462,13 @@ mod tests {
             PathSample { rtt_us: 0, packets_sent: 9, packets_lost: 0, bytes_received: 0, elapsed_ms: 500, known: None };
         let mut store = Neighbours::default();
         store.admit(peer(A)).unwrap();
-        store.handle_path(A, busy, now);
+        store.handle_path(W, A, busy, now);
         assert_eq!(store.pins(grace, now).0, [], "of who was never here nothing is known");
         store.handle_session(A);
         store.set_workers(A, vec![worker(1)]);
         store.handle_session_end(A, "gone", now);
         let later = now + Duration::from_secs(50);
-        store.handle_path(A, busy, later);
+        store.handle_path(W, A, busy, later);
         assert_eq!(store.pins(grace, now + grace).1, Some(later + grace));
         assert_eq!(store.pins(grace, later + grace).0, []);
         assert!(!store.may_come(Duration::from_secs(10), later), "its controller has been away for long");
@@ -541,11 +552,15 @@ mod tests {
             elapsed_ms: 500,
             known: None,
         };
-        store.handle_path(A, sample, now);
-        store.handle_path(A, PathSample { packets_sent: 10, packets_lost: 10, bytes_received: 10, ..sample }, now);
+        store.handle_path(W, A, sample, now);
+        store.handle_path(W, A, PathSample { packets_sent: 10, packets_lost: 10, bytes_received: 10, ..sample }, now);
         let report = &store.reports(now + Duration::from_secs(2))[0];
         assert_eq!((report.latency_us, report.jitter_us), (Some(11_000), Some(8_000)));
         assert_eq!((report.loss_bp, report.throughput_bytes_per_s), (Some(500), Some(2 << 20)));
+        store.handle_path(WorkerIndex(1), A, sample, now + TOGETHER);
+        assert_eq!(store.reports(now)[0].throughput_bytes_per_s, Some(4 << 20), "of both workers");
+        store.handle_path(WorkerIndex(1), A, sample, now + TOGETHER * 3);
+        assert_eq!(store.reports(now)[0].throughput_bytes_per_s, Some(2 << 20), "the other has got nothing for long");
         assert_eq!(report.sample_age_ms, Some(2000));
         assert_eq!(report.offences, 0);
         store.handle_offence(A);

@@ -13,6 +13,9 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(text) => return fail(2, &text),
     };
+    if let Err(text) = pangea_ipc::log_filter::check(&settings.log) {
+        return fail(2, &text);
+    }
     let filter = match EnvFilter::builder().parse(&settings.log) {
         Ok(filter) => filter,
         Err(error) => return fail(2, &format!("--log {:?}: {error}", settings.log)),

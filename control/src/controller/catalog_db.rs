@@ -3,15 +3,19 @@
 //! Every change is one durable transaction. Values are lines of `key=value` or plain text, so that a newer version can
 //! add fields and an older one ignore them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use pangea_control_core::catalog::{Claim, Record};
 use pangea_ipc::address::PeerAddress;
+use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, JobId, NodeId, Revision};
 use pangea_ipc::policy::{Policy, Revised};
 use pangea_ipc::worker::KnownPath;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, Error, ReadableDatabase, ReadableTable, TableDefinition};
 
 const CONTENTS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("contents");
 const PUTS: TableDefinition<'_, u64, &str> = TableDefinition::new("pending_puts");
@@ -36,6 +40,14 @@ pub enum DbError {
         /// What the library said.
         why: String,
     },
+    /// The disk is full.
+    #[error("{}: {why}; what was asked is not stored: free some room on the disk and ask again", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
     /// Another controller has it.
     #[error("{} is in use by another pangea-controller; give each node a --state-dir of its own, or stop the other", path.display())]
     InUse {
@@ -52,9 +64,21 @@ pub enum DbError {
     },
 }
 
+impl DbError {
+    /// What a program is told.
+    #[must_use]
+    pub fn to_failure(&self) -> Failure {
+        match self {
+            Self::Full { .. } => Failure::full(self.to_string()),
+            _ => Failure::storage(self.to_string()),
+        }
+    }
+}
+
 /// The database.
 pub struct CatalogDb {
-    database: Database,
+    /// `None` after the disk refused, until it is opened again.
+    database: RefCell<Option<Database>>,
     path: PathBuf,
 }
 
@@ -82,11 +106,15 @@ impl CatalogDb {
     /// When it cannot be used.
     pub fn open(state_dir: &Path) -> Result<(Self, Stored), DbError> {
         let path = state_dir.join(FILE);
+        without_panic(&path, || Self::open_file(path.clone()))
+    }
+
+    fn open_file(path: PathBuf) -> Result<(Self, Stored), DbError> {
         let database = Database::create(&path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => DbError::InUse { path: path.clone() },
             error => failed(&path, error),
         })?;
-        let db = Self { database, path };
+        let db = Self { database: RefCell::new(Some(database)), path };
         db.write(|transaction| {
             transaction.open_table(CONTENTS)?;
             transaction.open_table(PUTS)?;
@@ -114,8 +142,10 @@ impl CatalogDb {
         Ok(stored)
     }
 
-    fn load(&self) -> Result<(Option<String>, Stored), redb::Error> {
-        let transaction = self.database.begin_read()?;
+    fn load(&self) -> Result<(Option<String>, Stored), Error> {
+        let database = self.database.borrow();
+        let Some(database) = database.as_ref() else { return Err(Error::PreviousIo) };
+        let transaction = database.begin_read()?;
         let mut stored = Stored::default();
         for entry in transaction.open_table(CONTENTS)?.iter()? {
             let (key, value) = entry?;
@@ -231,19 +261,51 @@ impl CatalogDb {
         self.write(|transaction| transaction.open_table(META)?.insert("configured", text).map(drop).map_err(Into::into))
     }
 
-    fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), DbError> {
-        let run = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+    /// After an error of the disk, redb takes nothing more until the file is opened again.
+    fn write(&self, change: impl Fn(&redb::WriteTransaction) -> Result<(), Error>) -> Result<(), DbError> {
+        let run = |database: &Database| -> Result<(), Error> {
+            let transaction = database.begin_write()?;
             change(&transaction)?;
             transaction.commit()?;
             Ok(())
         };
-        run().map_err(|error| failed(&self.path, error))
+        let mut slot = self.database.borrow_mut();
+        let result = match slot.as_ref() {
+            Some(database) => run(database),
+            None => Err(Error::PreviousIo),
+        };
+        let result = match result {
+            Err(Error::PreviousIo) => {
+                slot.take(); // one of them at a time
+                let opened = without_panic(&self.path, || {
+                    Database::create(&self.path).map_err(|error| failed(&self.path, error))
+                })?;
+                run(slot.insert(opened))
+            }
+            result => result,
+        };
+        result.map_err(|error| failed(&self.path, error))
     }
 }
 
-fn failed(path: &Path, error: impl std::fmt::Display) -> DbError {
-    DbError::Database { path: path.to_owned(), why: error.to_string() }
+fn failed(path: &Path, error: impl Into<Error>) -> DbError {
+    let path = path.to_owned();
+    match error.into() {
+        Error::Io(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            DbError::Full { path, why: error.to_string() }
+        }
+        error => DbError::Database { path, why: error.to_string() },
+    }
+}
+
+/// redb asserts what a damaged file does not keep; that is an error like others.
+fn without_panic<T>(path: &Path, work: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = catch_unwind(AssertUnwindSafe(work));
+    std::panic::set_hook(hook);
+    let damaged = |_| Err(DbError::Database { path: path.to_owned(), why: "what is in it makes no sense".to_owned() });
+    result.unwrap_or_else(damaged)
 }
 
 fn print_record(record: &Record) -> String {
@@ -364,6 +426,39 @@ mod tests {
         db.write(|t| t.open_table(META)?.insert("version", "2").map(drop).map_err(Into::into)).unwrap();
         drop(db);
         assert!(matches!(CatalogDb::open(folder.path()), Err(DbError::Version { .. })));
+    }
+
+    #[test]
+    fn a_damaged_database_is_an_error_and_no_panic() {
+        for at in [0, 100, 4096, 9000] {
+            let folder = tempfile::tempdir().unwrap();
+            let (db, _) = CatalogDb::open(folder.path()).unwrap();
+            for n in 0..50 {
+                db.set_content(ContentId([n; 32]), Some(&Record { size: 7, ..Record::default() })).unwrap();
+            }
+            drop(db);
+            let path = folder.path().join(FILE);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let mut word: u32 = 1;
+            for byte in &mut bytes[at..] {
+                word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *byte = word.to_be_bytes()[0];
+            }
+            std::fs::write(&path, bytes).unwrap();
+            let error = CatalogDb::open(folder.path()).err().unwrap().to_string();
+            assert!(error.contains("move it away"), "from byte {at}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_the_disk_refused_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (db, _) = CatalogDb::open(folder.path()).unwrap();
+        db.database.borrow_mut().take();
+        db.set_configured("once more").unwrap();
+        drop(db);
+        let (_db, stored) = CatalogDb::open(folder.path()).unwrap();
+        assert_eq!(stored.configured.as_deref(), Some("once more"));
     }
 
     #[test]

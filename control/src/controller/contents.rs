@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use pangea_control_core::catalog::Record;
+use pangea_ipc::content::CHUNK_SIZE;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, JobId};
 use pangea_ipc::ticket::{TICKET_ADDRESSES_MAX, Ticket};
@@ -17,6 +19,9 @@ use super::node::{Node, command, count, now_s, unexpected};
 /// When there is no room even so.
 pub async fn make_room(node: &Rc<Node>, job: JobId, bytes: u64) -> Result<(), Failure> {
     let quota = node.policy.borrow().policy.store_quota_bytes;
+    if bytes > quota {
+        return Err(Failure::full(format!("{bytes} bytes are more than the quota of {quota}; raise store.quota")));
+    }
     let more = bytes.saturating_sub(node.catalog.borrow().reserved(job));
     let victims = node.catalog.borrow().victims(more, quota, |id| node.in_use(id));
     let victims = victims.map_err(|no_room| Failure::full(no_room.to_string()))?;
@@ -31,6 +36,13 @@ pub async fn make_room(node: &Rc<Node>, job: JobId, bytes: u64) -> Result<(), Fa
     }
     node.catalog.borrow_mut().reserve(job, bytes);
     Ok(())
+}
+
+/// Room that so many chunks of a content take which are not held: what its files take on disk is taken already.
+#[must_use]
+pub fn room_for(node: &Node, id: ContentId, size: u64, chunks: u32) -> u64 {
+    let taken = node.catalog.borrow().get(id).map_or(0, |record| record.disk_bytes);
+    (u64::from(chunks) * u64::from(CHUNK_SIZE)).min(size.saturating_sub(taken))
 }
 
 /// Forgets a content on a program's request.
@@ -59,26 +71,35 @@ pub async fn remove(node: &Rc<Node>, id: ContentId) -> Result<(), Failure> {
 }
 
 async fn delete(node: &Rc<Node>, id: ContentId) -> Result<(), Failure> {
+    let_go(node, id, true).await?;
+    node.catalog.borrow_mut().remove(id);
+    node.stored(node.db.set_content(id, None));
+    Ok(())
+}
+
+/// Has all workers close the files of a content, and delete them if that is wanted.
+///
+/// # Errors
+/// When a worker does not.
+pub async fn let_go(node: &Rc<Node>, id: ContentId, delete: bool) -> Result<(), Failure> {
     let workers = node.await_running().await?;
     let last = workers.len() - 1;
     for (at, (_, worker)) in workers.iter().enumerate() {
         // The last one deletes, when all others have let go.
-        command(worker, &Command::Remove { content: id, delete: at == last }).await?;
+        command(worker, &Command::Remove { content: id, delete: delete && at == last }).await?;
     }
-    node.catalog.borrow_mut().remove(id);
-    node.stored(node.db.set_content(id, None));
     Ok(())
 }
 
 /// Pins or unpins a content.
 ///
 /// # Errors
-/// When it is not here.
+/// When it is not here, or that cannot be stored.
 pub fn set_pinned(node: &Rc<Node>, id: ContentId, pinned: bool) -> Result<(), Failure> {
-    if node.catalog.borrow().get(id).is_none_or(|record| record.chunks_held == 0) {
-        return Err(not_here(id));
-    }
-    node.update_content(id, |record| record.pinned = pinned);
+    let known = node.catalog.borrow().get(id).filter(|record| record.chunks_held > 0).cloned();
+    let changed = Record { pinned, ..known.ok_or_else(|| not_here(id))? };
+    node.must_store(node.db.set_content(id, Some(&changed)))?;
+    node.catalog.borrow_mut().update(id, |record| *record = changed);
     Ok(())
 }
 

@@ -26,6 +26,8 @@ use super::node::{Job, Node, command, fresh_job, now_s};
 /// A fetch for which nobody has some chunk fails after this time; one that has brought nothing for as long believes no
 /// more that a source whose controller is silent will deliver.
 const STARVED_TIME: Duration = Duration::from_secs(10);
+/// Shares of each worker that failed since the last chunk came, at most: what fails as often does not get better by itself.
+const FAILURES_MAX: usize = 8;
 /// Nodes whose trouble a failure tells at most.
 const TROUBLES_MAX: usize = 3;
 /// How often peers are asked again what they hold, while a fetch runs.
@@ -75,6 +77,8 @@ pub struct Fetch {
     starved_since: Cell<Option<Instant>>,
     /// When the last chunk came.
     came_at: Cell<Instant>,
+    /// Shares that have failed since then.
+    failures: Cell<usize>,
     /// Whom the workers draw from.
     sources: RefCell<Rc<Vec<Source>>>,
     /// Sources that a worker gave up since it was last told whom to ask.
@@ -154,6 +158,7 @@ pub fn handle(node: &Rc<Node>, job: JobId, news: News) {
                 if chunks_held > share.held {
                     fetch.starved_since.set(None);
                     fetch.came_at.set(Instant::now());
+                    fetch.failures.set(0);
                 }
                 (share.held, share.durable) = (chunks_held, chunks_durable);
                 share.by_node = shares.into_iter().collect();
@@ -176,21 +181,20 @@ pub fn handle(node: &Rc<Node>, job: JobId, news: News) {
             }
             News::Failed(why) => {
                 share.running = false;
-                match why.code {
-                    // The disk is the same for all workers: another would fail alike.
-                    FailureCode::Full | FailureCode::Storage => {
-                        fetch.state.send_if_modified(|state| {
-                            let running = *state == State::Running;
-                            if running {
-                                *state = State::Failed(why);
-                            }
-                            running
-                        });
-                    }
-                    _ => {
-                        *fetch.trouble.borrow_mut() = why.text;
-                        fetch.unassigned.borrow_mut().union_with(&share.chunks);
-                    }
+                fetch.failures.set(fetch.failures.get() + 1);
+                // The disk is the same for all workers: another would fail alike.
+                let all_alike = matches!(why.code, FailureCode::Full | FailureCode::Storage);
+                if all_alike || fetch.failures.get() > FAILURES_MAX * node.running().len().max(1) {
+                    fetch.state.send_if_modified(|state| {
+                        let running = *state == State::Running;
+                        if running {
+                            *state = State::Failed(why);
+                        }
+                        running
+                    });
+                } else {
+                    *fetch.trouble.borrow_mut() = why.text;
+                    fetch.unassigned.borrow_mut().union_with(&share.chunks);
                 }
             }
         }
@@ -296,6 +300,7 @@ pub fn start(
         news: Notify::new(),
         starved_since: Cell::new(None),
         came_at: Cell::new(Instant::now()),
+        failures: Cell::new(0),
         sources: RefCell::default(),
         given_up: RefCell::default(),
         former: RefCell::default(),

@@ -80,17 +80,20 @@ impl Program {
                 if peer.node == node.identity.node {
                     return Err(Failure::invalid(format!("{peer} is this node itself")));
                 }
-                node.neighbours.borrow_mut().admit(peer).map_err(|error| Failure::limit(error.to_string()))?;
-                node.stored(node.db.set_peer(peer.node, Some(peer)));
+                node.must_store(node.db.set_peer(peer.node, Some(peer)))?;
+                if let Err(error) = node.neighbours.borrow_mut().admit(peer) {
+                    node.stored(node.db.set_peer(peer.node, None));
+                    return Err(Failure::limit(error.to_string()));
+                }
                 node.pins_changed.notify_one();
                 node.sessions_changed.send_modify(|version| *version += 1);
                 Response::Done
             }
             Request::PeerRemove(peer) => {
+                node.must_store(node.db.set_peer(peer, None))?;
                 if !node.neighbours.borrow_mut().remove(peer) {
                     return Err(Failure::not_found(format!("node {peer} is not a peer; see: pangeactl peer ls")));
                 }
-                node.stored(node.db.set_peer(peer, None));
                 if let Some(session) = node.sessions.borrow().get(&peer) {
                     session.close.notify_one();
                 }
@@ -160,6 +163,11 @@ impl Program {
         Ok(())
     }
 
+    fn store_failure(&self) -> String {
+        let (store, catalog) = (self.node.store_failure.borrow(), self.node.catalog_failure.borrow());
+        if store.is_empty() { catalog.clone() } else { store.clone() }
+    }
+
     fn status(&self) -> StatusReport {
         let node = &self.node;
         let policy = node.policy.borrow();
@@ -176,7 +184,7 @@ impl Program {
             contents: node.catalog.borrow().count_here(),
             store_bytes: node.catalog.borrow().used(),
             store_quota_bytes: (quota != u64::MAX).then_some(quota),
-            store_failure: node.store_failure.borrow().clone(),
+            store_failure: self.store_failure(),
             peers_active: u32::try_from(active).unwrap_or(u32::MAX),
             peers: u32::try_from(peers.len()).unwrap_or(u32::MAX),
             jobs: u32::try_from(node.fetches.borrow().len() + node.puts.borrow().len()).unwrap_or(u32::MAX),

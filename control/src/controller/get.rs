@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pangea_control_core::catalog::Claim;
 use pangea_ipc::address::PeerAddress;
 use pangea_ipc::chunk_set::ChunkSet;
-use pangea_ipc::content::{CHUNK_SIZE, Geometry};
+use pangea_ipc::content::Geometry;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::{ContentId, JobId, NodeId, Token, WorkerIndex};
 use pangea_ipc::node::{Door, Opened};
@@ -16,7 +16,7 @@ use pangea_ipc::rpc::WorkerClient;
 use pangea_ipc::worker::{Command, Holdings, ReadPlan};
 use tracing::Instrument;
 
-use super::contents::make_room;
+use super::contents::{make_room, room_for};
 use super::fetches::{self, State};
 use super::holders::{self, Wait};
 use super::node::{Job, Node, command, fresh_job, now_s};
@@ -118,7 +118,10 @@ fn announced(node: &Rc<Node>, content: ContentId) -> Vec<(NodeId, FoundHere)> {
 }
 
 /// Finds out what a content is: its manifest, proven, comes into the store. Says who holds it.
-async fn learn(
+///
+/// # Errors
+/// When nobody who can be asked has it, or none of them proves it.
+pub async fn learn(
     node: &Rc<Node>,
     content: ContentId,
     named: bool,
@@ -146,6 +149,13 @@ async fn learn(
         // Trouble with the node that was named is the answer, when there is any.
         if let Some(failure) = dial_trouble.first() {
             return Err(failure.clone());
+        }
+        if let (Some(peer), true) = (search.refused.first(), search.refused.len() == search.asked) {
+            return Err(Failure::denied(format!(
+                "node {peer} does not admit this node, so it does not say whether it has content {content}; its operator can \
+                 admit this node with: pangeactl peer add {}",
+                node.identity.node
+            )));
         }
         let who = match (search.asked, silent) {
             (0, _) => "no peer is connected".to_owned(),
@@ -202,7 +212,7 @@ async fn bring(
             )));
         }
         let id = fresh_job()?;
-        let room = make_room(node, id, u64::from(missing.count()) * u64::from(CHUNK_SIZE)).await;
+        let room = make_room(node, id, room_for(node, content, size, missing.count())).await;
         // While room was made, another get may have begun the same, and taken the room for it.
         share(node, job, content, &mut missing);
         if missing.is_empty() {

@@ -44,6 +44,8 @@ pub struct Search {
     pub asked: usize,
     /// Those of them that answered in time, whatever they said.
     pub answered: BTreeSet<NodeId>,
+    /// Those of them that do not admit this node.
+    pub refused: Vec<NodeId>,
 }
 
 impl Search {
@@ -73,8 +75,10 @@ pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
         let mut deadline = None;
         search.asked += sessions.len();
         while let Some((peer, answer)) = until(deadline, answers.next()).await {
+            let refused = answer.as_ref().is_err_and(|failure| failure.code == FailureCode::Denied);
+            search.refused.extend(refused.then_some(peer));
             // One that refuses has answered.
-            if answer.as_ref().map_or_else(|failure| failure.code == FailureCode::Denied, |_| true) {
+            if refused || answer.is_ok() {
                 search.answered.insert(peer);
             }
             match answer {

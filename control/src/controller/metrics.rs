@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pangea_ipc::counter;
-use pangea_ipc::node::PeerState;
-use pangea_ring::CountersView;
+use pangea_ipc::node::{PeerReport, PeerState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -64,7 +63,7 @@ pub fn text(node: &Node) -> String {
     let mut sums = node.retired.borrow().clone();
     sums.resize(counter::count(), 0);
     for worker in node.workers.borrow().values() {
-        let values = CountersView::open(&worker.registration.counters).map(|view| view.read()).unwrap_or_default();
+        let values = worker.counters.as_ref().map(|view| view.read()).unwrap_or_default();
         for (sum, value) in sums.iter_mut().zip(values) {
             *sum = sum.saturating_add(value);
         }
@@ -85,15 +84,30 @@ pub fn text(node: &Node) -> String {
     let peers = node.neighbours.borrow().reports(Instant::now());
     let active = peers.iter().filter(|peer| matches!(peer.state, PeerState::Active | PeerState::Degraded)).count();
     one(&mut out, "peers_active", "Peers with a session.", false, active as u64);
-    let _ = writeln!(out, "# HELP pangea_peer_latency_seconds Smoothed round-trip time of pings.");
-    let _ = writeln!(out, "# TYPE pangea_peer_latency_seconds gauge");
-    for peer in peers {
-        if let Some(latency) = peer.latency_us {
-            let _ = writeln!(out, "pangea_peer_latency_seconds{{peer=\"{}\"}} {}", peer.node, f64::from(latency) / 1e6);
+    for (name, kind, help, figure) in PEER_FIGURES {
+        let _ = writeln!(out, "# HELP pangea_peer_{name} {help}\n# TYPE pangea_peer_{name} {kind}");
+        for (peer, value) in peers.iter().filter_map(|peer| Some((peer.node, figure(peer)?))) {
+            let _ = writeln!(out, "pangea_peer_{name}{{peer=\"{peer}\"}} {value}");
         }
     }
     out
 }
+
+/// Name, kind and meaning of a figure of each peer, and where it is in the report; none before the first sample.
+type PeerFigure = (&'static str, &'static str, &'static str, fn(&PeerReport) -> Option<f64>);
+
+const PEER_FIGURES: [PeerFigure; 4] = [
+    ("latency_seconds", "gauge", "Smoothed round-trip time of pings.", |peer| Some(f64::from(peer.latency_us?) / 1e6)),
+    ("loss_ratio", "gauge", "Smoothed share of packets to it that were lost.", |peer| {
+        Some(f64::from(peer.loss_bp?) / 1e4)
+    }),
+    ("received_bytes_per_second", "gauge", "Smoothed rate of what came from it when something last did.", |peer| {
+        Some(peer.throughput_bytes_per_s? as f64)
+    }),
+    ("offences_total", "counter", "Times it sent wrong bytes or broke the protocol.", |peer| {
+        Some(f64::from(peer.offences))
+    }),
+];
 
 fn one(out: &mut String, name: &str, help: &str, grows: bool, value: u64) {
     // Prometheus wants counters to end in _total. Writing to a string does not fail.

@@ -19,6 +19,7 @@ use pangea_ipc::peer::Introduction;
 use pangea_ipc::policy::Revised;
 use pangea_ipc::rpc::{PeerClient, WorkerClient};
 use pangea_ipc::worker::{Command, Holdings, Registration, Reply};
+use pangea_ring::CountersView;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
@@ -41,6 +42,8 @@ pub struct Worker {
     pub registration: Registration,
     /// It takes no new jobs.
     pub draining: bool,
+    /// Its counters, as long as this is kept: it takes their name away when it ends. `None` = the system refused.
+    pub counters: Option<Rc<CountersView>>,
 }
 
 /// A session with a peer.
@@ -162,6 +165,8 @@ pub struct Node {
     pub orphans: RefCell<Vec<(WorkerIndex, JobId, Option<ContentId>)>>,
     /// Sizes of contents that nodes told and that are in doubt.
     pub doubts: RefCell<Doubts>,
+    /// Contents that are being read again and repaired.
+    pub verifying: RefCell<Vec<ContentId>>,
     /// Who waits for which verify.
     pub verifies: RefCell<HashMap<JobId, oneshot::Sender<Verified>>>,
     /// Where the controller listens for peers.
@@ -170,6 +175,10 @@ pub struct Node {
     pub metrics: Cell<Option<SocketAddr>>,
     /// Why the store has stopped writing; empty when it has not.
     pub store_failure: RefCell<String>,
+    /// Why the catalog could not be written the last time; empty when it could.
+    pub catalog_failure: RefCell<String>,
+    /// Contents of which the catalog on disk knows less than the one in memory.
+    unsaved: RefCell<BTreeSet<ContentId>>,
     /// Something that pins depend on has changed.
     pub pins_changed: Notify,
     /// The controller is asked to end.
@@ -251,10 +260,13 @@ impl Node {
             fetches: RefCell::default(),
             orphans: RefCell::default(),
             doubts: RefCell::default(),
+            verifying: RefCell::default(),
             verifies: RefCell::default(),
             listen: Cell::new(None),
             metrics: Cell::new(None),
             store_failure: RefCell::default(),
+            catalog_failure: RefCell::default(),
+            unsaved: RefCell::default(),
             pins_changed: Notify::new(),
             stop: Notify::new(),
             counts: Counts::default(),
@@ -317,8 +329,24 @@ impl Node {
 
     /// Changes what is known of a content, in memory and on disk.
     pub fn update_content(&self, id: ContentId, change: impl FnOnce(&mut Record)) {
-        let record = self.catalog.borrow_mut().update(id, change).clone();
-        self.stored(self.db.set_content(id, Some(&record)));
+        self.catalog.borrow_mut().update(id, change);
+        self.unsaved.borrow_mut().insert(id);
+        while let Some(id) = self.next_unsaved() {
+            let result = match self.catalog.borrow().get(id) {
+                Some(record) => self.db.set_content(id, Some(record)),
+                None => Ok(()),
+            };
+            let is_saved = result.is_ok();
+            self.stored(result);
+            if !is_saved {
+                return;
+            }
+            self.unsaved.borrow_mut().remove(&id);
+        }
+    }
+
+    fn next_unsaved(&self) -> Option<ContentId> {
+        self.unsaved.borrow().first().copied()
     }
 
     /// Takes the store's word for what is here of a content.
@@ -338,11 +366,22 @@ impl Node {
         });
     }
 
-    /// A change that could not be stored is logged: the node goes on, and finds contents again in the store.
+    /// Notes how a change was stored, for the log and the status. One that nobody waits for goes on without: contents are
+    /// found again in the store.
     pub fn stored(&self, result: Result<(), DbError>) {
-        if let Err(error) = result {
+        let _ = self.must_store(result); // it is noted
+    }
+
+    /// The same for a change that is not made when it cannot be stored.
+    ///
+    /// # Errors
+    /// What the program that asked for it is told.
+    pub fn must_store(&self, result: Result<(), DbError>) -> Result<(), Failure> {
+        self.catalog_failure.replace(result.as_ref().err().map(ToString::to_string).unwrap_or_default());
+        result.map_err(|error| {
             tracing::error!(%error, "the catalog could not be written");
-        }
+            error.to_failure()
+        })
     }
 
     /// Whether anything under way needs a content.
@@ -350,6 +389,7 @@ impl Node {
     pub fn in_use(&self, id: ContentId) -> bool {
         let fetched = self.fetches.borrow().iter().any(|fetch| fetch.content == id);
         fetched
+            || self.verifying.borrow().contains(&id)
             || self.jobs.borrow().values().any(|job| {
                 let report = job.report.borrow();
                 report.content == Some(id) && report.state == JobState::Running

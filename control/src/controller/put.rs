@@ -37,7 +37,7 @@ async fn open_door(node: &Rc<Node>, job: &Rc<Job>, name: &str, allowance: u64) -
     let token = Token::random().map_err(|error| Failure::internal(error.to_string()))?;
     // On disk before the first byte moves: also a controller that crashes now will know the name.
     node.puts.borrow_mut().insert(job.id, name.clone());
-    node.stored(node.db.set_put(job.id, Some(&name)));
+    node.must_store(node.db.set_put(job.id, Some(&name)))?;
     node.put_workers.borrow_mut().insert(job.id, worker);
     command(&client, &Command::Put(PutPlan { job: job.id, token, allowance })).await?;
     node.jobs.borrow_mut().insert(job.id, Rc::clone(job));
@@ -106,9 +106,11 @@ pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, sto
         // It may end within what it has.
         Err(_) if stored <= reserved => Ok(()),
         Err(full) => {
+            // First why: a program that finds it cancelled asks for that.
+            failed(node, job, &full);
             let cancelled = command(&client, &Command::Cancel(job)).await;
             tracing::debug!(?cancelled, "a put that does not fit was cancelled");
-            Err(full)
+            Ok(())
         }
     };
     if let Err(why) = granted {

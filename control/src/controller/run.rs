@@ -144,6 +144,15 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     for (peer, path) in paths {
         node.neighbours.borrow_mut().restore_path(peer, path);
     }
+    if node.settings.workers == 0 && !node.settings.external_workers {
+        tracing::warn!("no workers (--workers 0): puts and gets fail until there is one: pangeactl worker add");
+    }
+    if node.settings.data_listen.ip().is_loopback() && !node.settings.listen.ip().is_loopback() {
+        tracing::warn!(
+            data_listen = %node.settings.data_listen, listen = %node.settings.listen,
+            "nodes elsewhere reach this one and not its workers: give --data-listen an address that they reach"
+        );
+    }
     check_data_ports(&node).await?;
     configure(&node, first_start, configured).await;
 
@@ -203,7 +212,10 @@ async fn configure(node: &Rc<Node>, first_start: bool, configured: Option<String
         node.stored(node.db.add_policy(&first, &[]));
     } else if configured.is_some_and(|before| before != now) {
         tracing::info!("the configured policy has changed since the last start");
-        policies::enforce(node, node.settings.policy.clone()).await;
+        if let Err(failure) = policies::enforce(node, node.settings.policy.clone()).await {
+            tracing::error!(%failure, "the configured policy is not in force");
+            return; // it is tried again at the next start
+        }
     }
     node.stored(node.db.set_configured(&now));
 }

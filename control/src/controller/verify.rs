@@ -4,16 +4,17 @@ use std::rc::Rc;
 
 use pangea_control_core::catalog::Record;
 use pangea_ipc::chunk_set::ChunkSet;
-use pangea_ipc::content::CHUNK_SIZE;
 use pangea_ipc::failure::{Failure, FailureCode};
 use pangea_ipc::ids::ContentId;
 use pangea_ipc::node::{DAMAGED_MAX, Damage, Opened};
+use pangea_ipc::runtime;
 use pangea_ipc::worker::Command;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
-use super::contents::{make_room, not_here};
+use super::contents::{let_go, make_room, not_here, room_for};
 use super::fetches::{self, State};
+use super::get::learn;
 use super::node::{Job, Node, Verified, command, fresh_job};
 
 /// Begins a verify of one content, or of all.
@@ -70,7 +71,14 @@ fn verdict(failed: &[(ContentId, Failure)]) -> Result<(), Failure> {
 /// Reads a content again and repairs it; `None` when nothing was wrong with it.
 async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Option<Damage> {
     let mut damage = Damage { content: id, chunks_bad: 0, chunks_lost: 0, failure: None };
-    match try_one(node, job, id, size, &mut damage).await {
+    // What is being repaired makes no room for its own repair.
+    node.verifying.borrow_mut().push(id);
+    let result = try_one(node, job, id, size, &mut damage).await;
+    let mut verifying = node.verifying.borrow_mut();
+    if let Some(at) = verifying.iter().position(|other| *other == id) {
+        verifying.swap_remove(at);
+    }
+    match result {
         Ok(()) if damage.chunks_bad == 0 => None,
         Ok(()) => Some(damage),
         Err(failure) => Some(Damage { failure: Some(failure), ..damage }),
@@ -78,6 +86,13 @@ async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Option
 }
 
 async fn try_one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64, damage: &mut Damage) -> Result<(), Failure> {
+    if !runtime::manifest(&node.settings.state_dir, id).exists() {
+        // Somebody removed it under the workers, which would go on with files that have no name any more.
+        let_go(node, id, false).await?;
+        let again =
+            |why| Failure::corrupt(format!("content {id} is gone from the store and could not be had again: {why}"));
+        learn(node, id, false, &[]).await.map_err(again)?;
+    }
     let (good, bad) = read_again(node, id).await?;
     damage.chunks_bad = bad.count();
     job.change(|report| {
@@ -152,7 +167,8 @@ async fn read_again(node: &Rc<Node>, id: ContentId) -> Verified {
 
 async fn repair(node: &Rc<Node>, id: ContentId, size: u64, bad: ChunkSet) -> Result<(), Failure> {
     let reservation = fresh_job()?;
-    make_room(node, reservation, u64::from(bad.count()) * u64::from(CHUNK_SIZE)).await?;
+    node.refresh_content(id).await;
+    make_room(node, reservation, room_for(node, id, size, bad.count())).await?;
     let fetch = fetches::start(node, reservation, id, size, bad, Vec::new());
     let mut state = fetch.state.subscribe();
     let ended = state.wait_for(|state| *state != State::Running).await;

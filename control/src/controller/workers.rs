@@ -62,7 +62,7 @@ impl Link {
         };
         if let Some(worker) = lost {
             tracing::warn!(worker = %index, pid, "worker disconnected");
-            retire(&self.node, &worker.registration.counters);
+            retire(&self.node, &worker);
             fetches::worker_lost(&self.node, index);
             put::worker_lost(&self.node, index);
             self.node.workers_changed.send_modify(|version| *version += 1);
@@ -71,8 +71,8 @@ impl Link {
 }
 
 /// Keeps the totals of a worker that has ended.
-fn retire(node: &Node, segment: &str) {
-    let Ok(view) = CountersView::open(segment) else { return };
+fn retire(node: &Node, worker: &Worker) {
+    let Some(view) = &worker.counters else { return };
     let mut retired = node.retired.borrow_mut();
     retired.resize(counter::count(), 0);
     for ((total, value), counter) in retired.iter_mut().zip(view.read()).zip(counter::ALL) {
@@ -103,7 +103,8 @@ impl RegistrarService for Link {
             let orphans: Vec<_> = fetches.map(|job| (job.job, job.content)).collect();
             // Before it is told anew whom to let in.
             self.node.neighbours.borrow_mut().restore_pins(&std::mem::take(&mut registration.pins), Instant::now());
-            let entry = Worker { client: worker.clone(), registration, draining: false };
+            let counters = CountersView::open(&registration.counters).map(Rc::new).ok();
+            let entry = Worker { client: worker.clone(), registration, draining: false, counters };
             self.node.workers.borrow_mut().insert(index, entry);
             self.registered.replace(Some((index, pid)));
             self.node.fleet.borrow_mut().handle_started(index, Instant::now());
@@ -140,7 +141,7 @@ async fn handle(node: &Rc<Node>, worker: WorkerIndex, event: Event) {
         Event::PutDone { job, content, size } => put::done(node, job, content, size).await,
         Event::AllowanceLow { job, stored } => put::allowance_low(node, worker, job, stored).await,
         Event::Path { node: peer, sample } => {
-            node.neighbours.borrow_mut().handle_path(peer, sample, Instant::now());
+            node.neighbours.borrow_mut().handle_path(worker, peer, sample, Instant::now());
         }
         Event::StoreFailed(failure) => {
             tracing::error!(%worker, %failure, "a worker's store has stopped writing");
@@ -213,6 +214,7 @@ pub async fn keep_pins(node: Rc<Node>) {
 
 /// Starts a worker and keeps it running until it is drained or the node ends.
 pub async fn supervise(node: Rc<Node>, index: WorkerIndex) {
+    let mut outlived = false;
     loop {
         if !node.wanted.borrow().contains(&index) {
             node.fleet.borrow_mut().remove(index);
@@ -220,7 +222,14 @@ pub async fn supervise(node: Rc<Node>, index: WorkerIndex) {
         }
         if is_alive(&node, index) {
             // It has outlived an earlier controller and will register by itself.
+            outlived = true;
             sleep(LOOK_AGAIN).await;
+            continue;
+        }
+        if std::mem::take(&mut outlived) {
+            tracing::warn!(worker = %index, "worker ended");
+            let pause = node.fleet.borrow_mut().handle_ended(index, chance(), Instant::now());
+            sleep(pause).await;
             continue;
         }
         node.fleet.borrow_mut().handle_started(index, Instant::now());
@@ -368,7 +377,7 @@ pub fn reports(node: &Node) -> Vec<WorkerReport> {
     let report = |index: &WorkerIndex| match workers.get(index) {
         Some(worker) => {
             let registration = &worker.registration;
-            let values = CountersView::open(&registration.counters).map(|view| view.read()).unwrap_or_default();
+            let values = worker.counters.as_ref().map(|view| view.read()).unwrap_or_default();
             WorkerReport {
                 worker: *index,
                 state: if worker.draining { WorkerState::Draining } else { WorkerState::Running },

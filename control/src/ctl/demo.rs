@@ -58,6 +58,9 @@ pub fn run(out: &Output, options: &DemoOptions) -> Result<(), CtlError> {
         say(&format!("removed {}, which a demo that was killed had left", left.display()));
     }
     let folder = Folder::create()?;
+    let moved =
+        options.file.as_ref().and_then(|path| std::fs::metadata(path).ok()).map_or(options.size, |file| file.len());
+    has_room(folder.path(), moved)?;
     let source = match &options.file {
         Some(path) => path.clone(),
         None => {
@@ -148,6 +151,20 @@ impl Outcome {
         ];
         lines.join("\n")
     }
+}
+
+/// Looks whether there is room for the file, for it in both stores, and for what arrives.
+fn has_room(folder: &Path, moved: u64) -> Result<(), CtlError> {
+    const COPIES: u64 = 4;
+    let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return Ok(()) }; // then writing tells
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    let needed = moved.saturating_mul(COPIES);
+    if needed <= free {
+        return Ok(());
+    }
+    let (place, needed, free) = (folder.display(), size(needed), size(free));
+    let text = format!("{place}: the demo needs {needed} and {free} are free; move less (--size), or set TMPDIR");
+    Err(CtlError::new(FailureCode::Full, text))
 }
 
 fn readable(path: &Path) -> Result<(), CtlError> {

@@ -99,7 +99,7 @@ pub fn get(out: &Output, client: &Client, options: &GetOptions) -> Result<(), Ct
             other => other.map_err(|error| explain(error, &transfer)),
         };
     }
-    let mut transfer = client.get(id, wanted)?;
+    let mut transfer = client.get(id, wanted.clone())?;
     if !transfer.name().is_empty() {
         transfer.name().clone_into(&mut name);
     }
@@ -112,7 +112,14 @@ pub fn get(out: &Output, client: &Client, options: &GetOptions) -> Result<(), Ct
     refuse_existing(&path, options.force)?;
     let part = Part::create(&path)?;
     let bar = out.bar(Some(transfer.size()), "get");
-    let result = transfer.write_to_file(&part.file, &mut |progress| show(&bar, &progress, &interrupted));
+    let mut result = transfer.write_to_file(&part.file, &mut |progress| show(&bar, &progress, &interrupted));
+    // What was found wrong on this node's disk does not count as held since: now it comes from another one.
+    if result.as_ref().is_err_and(|error| error.code() == FailureCode::Corrupt)
+        && let Ok(again) = client.get(id, wanted)
+    {
+        transfer = again;
+        result = transfer.write_to_file(&part.file, &mut |progress| show(&bar, &progress, &interrupted));
+    }
     bar.finish_and_clear();
     result.map_err(|error| explain(error, &transfer))?;
     let written = part.finish(&path, options.force)?;

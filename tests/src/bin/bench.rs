@@ -13,6 +13,7 @@ use pangea_tests::signals::clean_up_when_ended;
 /// Benchmarks of whole nodes against peers. Ends with 1 when `short` misses a bound, with 2 when a case that was asked
 /// for cannot be measured here.
 #[derive(Parser)]
+#[command(name = "bench", version)]
 struct Arguments {
     /// What to measure; all but `short` without one
     cases: Vec<Case>,

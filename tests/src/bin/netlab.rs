@@ -34,7 +34,7 @@ Examples (ping and iperf3 are packages of their own):
 
 /// Join two network namespaces by an emulated link, run a command, take all of it away
 #[derive(Parser)]
-#[command(name = "netlab", after_help = EXAMPLES, allow_negative_numbers = true)]
+#[command(name = "netlab", version, after_help = EXAMPLES, allow_negative_numbers = true)]
 struct Arguments {
     /// Mbit/s of IP packets [default: as fast as they come]
     #[arg(long, value_name = "VALUES")]
