@@ -39,7 +39,7 @@ pub enum ClientError {
     #[error("every worker that served this went away; what is here stays: run the command again to go on")]
     WorkersGone,
     /// The worker that took a put went away.
-    #[error("the worker that took this went away; nothing was kept: put it again")]
+    #[error("the worker that took this went away; nothing was kept: run the command again")]
     PutLost,
     /// A ring broke.
     #[error(transparent)]
