@@ -62,8 +62,8 @@ fn a_get_does_not_wait_for_a_worker_of_the_holder_that_has_died() {
     after(500); // both workers of the holder are at it
     let _ = kill(Pid::from_raw(a.worker_pids()[1]), Signal::SIGKILL);
     assert!(get.unwrap().wait().unwrap().success());
-    // 50 MiB take 2.6 s over two connections of 80 Mbit/s, 5.2 over one.
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    // 50 MiB take 2.6 s over two connections of 80 Mbit/s, 5.2 over one; waiting took more than 10.5.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert!(std::fs::read(&path).unwrap() == std::fs::read(&source).unwrap());
 }
 
