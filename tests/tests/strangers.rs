@@ -165,6 +165,12 @@ fn a_peer_that_does_not_answer_holds_up_no_get() {
     // Before they know each other, so that it is not announced.
     let id = honest.put(&node.file("offered"));
     honest.befriend(&node);
+    // Who is not connected yet is not asked.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while node.json(["status"])["peers_active"] != 2 {
+        assert!(Instant::now() < deadline, "no session");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let got = node.file("got");
     let get = ["get", &id, "-o", got.to_str().unwrap(), "--json"];
     let started = Instant::now();
