@@ -164,6 +164,10 @@ fn what_is_being_repaired_makes_no_room_for_its_own_repair() {
     let report = b.json(["verify", &id]);
     assert_eq!((&report["state"], &report["chunks_lost"]), (&"done".into(), &0.into()), "{report}");
     assert!(folder.join("manifest").exists());
+    std::fs::remove_file(folder.join("data")).unwrap();
+    let report = b.json(["verify", &id]);
+    assert_eq!((&report["chunks_bad"], &report["chunks_lost"]), (&16.into(), &0.into()), "{report}");
+    assert!(folder.join("data").exists());
     let _ = b.ctl(["get", &id, "--force", "-o", got.to_str().unwrap()]).ok();
     assert!(std::fs::read(&got).unwrap() == std::fs::read(&source).unwrap());
     assert_eq!(b.json(["status"])["jobs"], 0);

@@ -23,6 +23,11 @@ pub async fn make_room(node: &Rc<Node>, job: JobId, bytes: u64) -> Result<(), Fa
         return Err(Failure::full(format!("{bytes} bytes are more than the quota of {quota}; raise store.quota")));
     }
     let more = bytes.saturating_sub(node.catalog.borrow().reserved(job));
+    if more == 0 {
+        // Also where a lower quota is exceeded already: what takes no room is done.
+        node.catalog.borrow_mut().reserve(job, bytes);
+        return Ok(());
+    }
     let victims = node.catalog.borrow().victims(more, quota, |id| node.in_use(id));
     let victims = victims.map_err(|no_room| Failure::full(no_room.to_string()))?;
     for victim in victims {

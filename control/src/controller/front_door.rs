@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures::future::LocalBoxFuture;
+use pangea_ipc::address::PeerAddress;
 use pangea_ipc::failure::Failure;
 use pangea_ipc::ids::JobId;
 use pangea_ipc::node::{Opened, PeerState, Request, Response, StatusReport, WATCH_MS_MAX};
@@ -80,6 +81,9 @@ impl Program {
                 if peer.node == node.identity.node {
                     return Err(Failure::invalid(format!("{peer} is this node itself")));
                 }
+                // One that is given again without an address keeps the one it has.
+                let peer =
+                    PeerAddress { address: peer.address.or(node.neighbours.borrow().address(peer.node)), ..peer };
                 node.must_store(node.db.set_peer(peer.node, Some(peer)))?;
                 if let Err(error) = node.neighbours.borrow_mut().admit(peer) {
                     node.stored(node.db.set_peer(peer.node, None));

@@ -17,6 +17,9 @@ use super::fetches::{self, State};
 use super::get::learn;
 use super::node::{Job, Node, Verified, command, fresh_job};
 
+/// Name of the file with a content's bytes, beside its manifest.
+const DATA: &str = "data";
+
 /// Begins a verify of one content, or of all.
 ///
 /// # Errors
@@ -86,9 +89,13 @@ async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Option
 }
 
 async fn try_one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64, damage: &mut Damage) -> Result<(), Failure> {
-    if !runtime::manifest(&node.settings.state_dir, id).exists() {
+    let manifest = runtime::manifest(&node.settings.state_dir, id);
+    let is_proven = manifest.exists();
+    if !is_proven || !manifest.with_file_name(DATA).exists() {
         // Somebody removed it under the workers, which would go on with files that have no name any more.
         let_go(node, id, false).await?;
+    }
+    if !is_proven {
         let again =
             |why| Failure::corrupt(format!("content {id} is gone from the store and could not be had again: {why}"));
         learn(node, id, false, &[]).await.map_err(again)?;
