@@ -67,3 +67,9 @@ pub fn store(state_dir: &Path) -> PathBuf {
 pub fn manifest(state_dir: &Path, content: crate::ids::ContentId) -> PathBuf {
     store(state_dir).join(content.to_string()).join("manifest")
 }
+
+/// A content's bytes in the store.
+#[must_use]
+pub fn data(state_dir: &Path, content: crate::ids::ContentId) -> PathBuf {
+    manifest(state_dir, content).with_file_name("data")
+}

@@ -407,6 +407,18 @@ fn spawn_controller(folder: &Path, options: &NodeOptions, listen: &str) -> (Chil
     (child, stdin)
 }
 
+/// Looks again and again whether something of which nobody tells has come about.
+///
+/// # Panics
+/// When it has not within `patience`.
+pub fn wait_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Reads lines of a child's output until one satisfies `wanted`; says it.
 ///
 /// # Panics

@@ -3,22 +3,18 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pangea_ipc::runtime::counters_prefix;
-use pangea_tests::node::program;
+use pangea_tests::node::{program, wait_within};
 
 /// What must happen happens within this time, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn wait_for(what: &str, done: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, done);
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

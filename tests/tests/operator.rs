@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pangea_tests::node::program;
+use pangea_tests::node::{program, wait_within};
 use pangea_tests::{Node, NodeOptions, sample};
 use serde_json::Value;
 
@@ -21,12 +21,8 @@ fn one() -> NodeOptions {
     NodeOptions { workers: 1, ..NodeOptions::default() }
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn wait_for(what: &str, done: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, done);
 }
 
 /// Bytes of the store's file `have` before its bits.

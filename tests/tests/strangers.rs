@@ -7,6 +7,7 @@ use pangea_control::controller::sessions::ASK_TIME;
 use pangea_ipc::failure::FailureCode;
 use pangea_ipc::peer::PeerResponse;
 use pangea_tests::impostor::{Impostor, Lie, Stray, guests_requests, knock, manifest_of};
+use pangea_tests::node::wait_within;
 use pangea_tests::{Node, NodeOptions, sample};
 
 const CHUNK: usize = 256 << 10;
@@ -166,11 +167,7 @@ fn a_peer_that_does_not_answer_holds_up_no_get() {
     let id = honest.put(&node.file("offered"));
     honest.befriend(&node);
     // Who is not connected yet is not asked.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while node.json(["status"])["peers_active"] != 2 {
-        assert!(Instant::now() < deadline, "no session");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_within(Duration::from_secs(10), "two sessions", || node.json(["status"])["peers_active"] == 2);
     let got = node.file("got");
     let get = ["get", &id, "-o", got.to_str().unwrap(), "--json"];
     let started = Instant::now();

@@ -17,9 +17,6 @@ use super::fetches::{self, State};
 use super::get::learn;
 use super::node::{Job, Node, Verified, command, fresh_job};
 
-/// Name of the file with a content's bytes, beside its manifest.
-const DATA: &str = "data";
-
 /// Begins a verify of one content, or of all.
 ///
 /// # Errors
@@ -89,9 +86,9 @@ async fn one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64) -> Option
 }
 
 async fn try_one(node: &Rc<Node>, job: &Rc<Job>, id: ContentId, size: u64, damage: &mut Damage) -> Result<(), Failure> {
-    let manifest = runtime::manifest(&node.settings.state_dir, id);
-    let is_proven = manifest.exists();
-    if !is_proven || !manifest.with_file_name(DATA).exists() {
+    let state_dir = &node.settings.state_dir;
+    let is_proven = runtime::manifest(state_dir, id).exists();
+    if !is_proven || !runtime::data(state_dir, id).exists() {
         // Somebody removed it under the workers, which would go on with files that have no name any more.
         let_go(node, id, false).await?;
     }
