@@ -23,6 +23,8 @@ const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// so that most transfers are over by then.
 const PROBE_FIRST: Duration = Duration::from_secs(8);
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Found to be no queue again after such a pause (that is three times running), it is the path's own.
+const PROBE_SURE: Duration = Duration::from_secs(20);
 /// A probe that finds the round trip shorter than by this factor has found a queue.
 const PROBE_FOUND: f64 = 0.9;
 
@@ -96,8 +98,17 @@ impl Spans {
 pub(super) struct Rtt {
     /// The one to reckon with; `None` before the first.
     shortest: Option<Duration>,
-    /// It is a mean, so only means can be shorter: single samples may be by far, and do not come often.
+    /// Samples scatter. It is a mean, so only means can be shorter: single samples may be by far, and do not come often.
     by_means: bool,
+    /// That of the path while nobody queues, as far as it has shown; it does not follow what others add to the usual one.
+    unqueued: Option<Duration>,
+    /// The sum of the samples of this round, and how many there were; and the longest mean of a round.
+    round: (Duration, u32),
+    longest: Duration,
+    /// A cycle has passed whose samples did not scatter.
+    steady: bool,
+    /// The probe is to show the usual round trip of samples that scatter.
+    probe_for_mean: bool,
     /// Of this cycle, or of the last round of a probe.
     phase: Spans,
     /// The last span of start-up.
@@ -118,6 +129,11 @@ impl Rtt {
         Self {
             shortest: None,
             by_means: false,
+            unqueued: None,
+            round: (Duration::ZERO, 0),
+            longest: Duration::ZERO,
+            steady: false,
+            probe_for_mean: false,
             phase: Spans::default(),
             start_up: None,
             level: None,
@@ -133,11 +149,34 @@ impl Rtt {
         self.shortest
     }
 
+    /// Samples scatter, and the round trip to reckon with is a mean.
+    pub(super) fn scatters(&self) -> bool {
+        self.by_means
+    }
+
+    /// The round trip of the path while nobody queues, as far as it is known; 0 before the first.
+    pub(super) fn unqueued(&self) -> Duration {
+        self.unqueued.unwrap_or_default()
+    }
+
+    /// A round is over. `extra`: what a window adds to the round trip that makes no queue but its slack. Says whether there was no
+    /// other, so that what was lost then was lost to the path: on average its round trips were no longer than that, and in the
+    /// lower half of all that rounds have shown (who comes to a full queue knows no shorter ones).
+    pub(super) fn end_round(&mut self, extra: Duration) -> bool {
+        let (sum, count) = std::mem::take(&mut self.round);
+        let Some(mean) = sum.checked_div(count) else { return false };
+        self.longest = self.longest.max(mean);
+        let unqueued = self.unqueued();
+        let half = (unqueued + self.longest) / 2;
+        mean <= (unqueued + extra).mul_f64(QUEUED) && mean <= half.max(unqueued.mul_f64(QUEUED) + NOISE)
+    }
+
     /// Takes a sample. `rested`: it was sent after a rest, so that no queue of ours is in it, as after a probe.
     pub(super) fn take(&mut self, now: Instant, sample: Duration, start_up: bool, rested: bool) {
         if rested && !self.adopted {
             self.probe_at = self.probe_at.max(now + self.pause);
         }
+        self.round = (self.round.0.saturating_add(sample), self.round.1 + 1);
         let span = self.phase.take(sample);
         if let (true, Some(span)) = (start_up, span) {
             if span.level {
@@ -151,7 +190,8 @@ impl Rtt {
         if !self.by_means {
             self.shorten(sample);
         } else if let Some(span) = span {
-            self.shorten(span.mean);
+            // Of many means, the least falls short of the usual one by about that much.
+            self.shorten(span.mean + span.deviation);
         }
     }
 
@@ -174,6 +214,8 @@ impl Rtt {
     pub(super) fn end_start_up(&mut self, now: Instant, explained: Duration) {
         if let Some(usual) = self.usual().filter(|usual| *usual > explained.mul_f64(QUEUED)) {
             self.adopt(now, usual);
+            self.by_means = true;
+            self.unqueued = Some(usual);
         }
     }
 
@@ -183,14 +225,19 @@ impl Rtt {
         let cycle = std::mem::take(&mut self.phase);
         if let (Some(least), Some(shortest)) = (cycle.least_mean(), self.shortest) {
             let changed = least > shortest.mul_f64(CHANGED) + SLACK;
-            // Once only: what is above the usual one then is a queue.
-            let scatters = !self.by_means && cycle.least.is_some_and(|span| span.deviation * DEVIATIONS > SLACK);
-            if least > explained.mul_f64(QUEUED) && (changed || scatters) {
-                self.adopt(now, least);
+            let unexplained = least > explained.mul_f64(QUEUED);
+            if cycle.least.is_some_and(|span| span.deviation * DEVIATIONS > SLACK) {
+                // What scatters, and how much of it a queue is, is told without one only.
+                self.probe_for_mean = changed || (unexplained && !self.by_means);
+            } else {
+                self.steady |= !self.by_means;
+                if changed && unexplained {
+                    self.adopt(now, least);
+                }
             }
             self.before_probe = self.shortest.unwrap_or(least);
         }
-        self.probe_at <= now
+        self.probe_for_mean || self.probe_at <= now
     }
 
     /// Only the last round of a probe has a queue that ran off.
@@ -201,8 +248,19 @@ impl Rtt {
     /// A probe is over.
     pub(super) fn end_probe(&mut self, now: Instant) {
         let found = std::mem::take(&mut self.phase).least_mean();
+        if let (true, Some(usual)) = (std::mem::take(&mut self.probe_for_mean), found) {
+            self.adopt(now, usual);
+            self.by_means = true;
+            if !self.steady {
+                self.unqueued = found;
+            }
+            return;
+        }
         found.into_iter().for_each(|found| self.shorten(found));
         let queue = found.is_some_and(|found| found < self.before_probe.mul_f64(PROBE_FOUND));
+        if !queue && self.pause >= PROBE_SURE {
+            self.unqueued = self.shortest;
+        }
         self.pause = if queue { PROBE_AFTER } else { (self.pause * 2).min(PROBE_AFTER_MAX) };
         self.probe_at = now + self.pause;
         self.adopted &= queue;
@@ -214,11 +272,12 @@ impl Rtt {
 
     fn shorten(&mut self, found: Duration) {
         self.shortest = Some(self.shortest.map_or(found, |shortest| shortest.min(found)));
+        self.unqueued = Some(self.unqueued.map_or(found, |unqueued| unqueued.min(found)));
     }
 
     fn adopt(&mut self, now: Instant, usual: Duration) {
         self.shortest = Some(usual);
-        (self.adopted, self.by_means) = (true, true);
+        self.adopted = true;
         (self.probe_at, self.pause) = (now + PROBE_AFTER, PROBE_AFTER);
     }
 }
@@ -258,7 +317,7 @@ mod tests {
         let start = Instant::now();
         let mut rtt = Rtt::new(start);
         let mut chance = Chance(1);
-        let mut cycle = |rtt: &mut Rtt| {
+        let cycle = |rtt: &mut Rtt, chance: &mut Chance| {
             for _ in 0..200 {
                 rtt.take(start, ms(30.0 + 40.0 * chance.next()), false, false);
             }
@@ -266,10 +325,13 @@ mod tests {
         };
         rtt.take(start, ms(30.0), false, false);
         assert_eq!(rtt.shortest(), Some(ms(30.0)));
-        assert!(!cycle(&mut rtt), "it is not yet time to probe");
+        assert!(cycle(&mut rtt, &mut chance), "the usual one is looked for");
+        rtt.begin_last_round_of_probe();
+        (0..20).for_each(|_| rtt.take(start, ms(30.0 + 40.0 * chance.next()), false, false));
+        rtt.end_probe(start);
         let usual = rtt.shortest().unwrap();
         assert!((ms(40.0)..ms(50.0)).contains(&usual), "{usual:?}");
-        cycle(&mut rtt);
+        cycle(&mut rtt, &mut chance);
         assert!(rtt.shortest().unwrap() > ms(38.0), "{:?}", rtt.shortest());
         // A path that has become shorter is seen.
         for _ in 0..SPAN {

@@ -110,7 +110,7 @@ fn slow_paths_are_not_flooded() {
         let (one, overflow) = run(&[(0.0, Load::Endless)]);
         assert!(one[0] > 0.97 && overflow < 0.04, "{link:?}: {one:?}, {overflow} overflowed");
         let (two, overflow) = run(&[(0.0, Load::Endless), (1.0, Load::Endless)]);
-        assert!(two[0].min(two[1]) > 0.25 && overflow < 0.2, "{link:?}: {two:?}, {overflow} overflowed");
+        assert!(two[0].min(two[1]) > 0.2 && overflow < 0.22, "{link:?}: {two:?}, {overflow} overflowed");
         let (rivals, _) = run(&[(0.0, Load::Rival), (1.0, Load::Endless)]);
         assert!(rivals[0].min(rivals[1]) > 0.25, "{link:?}: {rivals:?}");
     }
