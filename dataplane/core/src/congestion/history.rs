@@ -234,8 +234,10 @@ impl Rounds {
         let (low, full) = (self.low.share(), self.full.share());
         let both = (self.low.lost + self.full.lost) / (self.low.sent + self.full.sent).max(1.0);
         let chance = 2.0 * (spread(both, self.low.sent) + spread(both, self.full.sent)).sqrt();
-        let loss = self.loss();
-        full - low > share + chance || loss - self.clear.share() > share + 2.0 * spread(loss, self.low.sent).sqrt()
+        // Where no low round of late was clear, there is nothing for chance to have made less.
+        let clear = if self.clear.rounds < 1.0 { 0.0 } else { spread(both, self.clear.sent) };
+        let unexplained = self.loss() - self.clear.share();
+        full - low > share + chance || unexplained > share + 2.0 * (spread(both, self.low.sent) + clear).sqrt()
     }
 
     fn begin(&mut self, now: Instant, kind: Kind) {
