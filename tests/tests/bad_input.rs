@@ -132,13 +132,31 @@ fn a_full_quota_refuses_and_the_rest_goes_on() {
     assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(node.put(&small), sample::content_id(&small).unwrap());
     assert_eq!(node.json(["ls"])["contents"].as_array().unwrap().len(), 1);
-    // Also where it has begun: room for the first 64 MiB there is.
+    // Also where it has begun, and there is room for most of it.
     let _ = node.ctl(["policy", "set", "store.quota=66MiB"]).ok();
     std::fs::File::options().write(true).open(&large).unwrap().set_len(70 << 20).unwrap();
     let mut put = node.ctl_command(["put", "-"]);
     let output = put.stdin(std::fs::File::open(&large).unwrap()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(6) && text.contains("raise store.quota"), "{text}");
+}
+
+/// A put of unknown size asked for 64 MiB whatever came: a few bytes were refused, or made others go.
+#[test]
+fn a_put_of_unknown_size_takes_little_more_room_than_it_needs() {
+    let node = Node::start(NodeOptions { policy: vec!["store.quota=16MiB".into()], ..NodeOptions::default() });
+    let put = |chunks: u64, seed: u64| {
+        let file = node.file(&format!("{chunks} of {seed}"));
+        sample::write_file(&file, chunks * CHUNK, seed).unwrap();
+        let mut put = node.ctl_command(["put", "-"]);
+        let output = put.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    put(40, 1);
+    put(1, 2);
+    // As much as there is: all of 16 MiB but a chunk, which leaves room for what the store keeps beside.
+    put(22, 3);
+    assert_eq!(node.json(["ls"])["contents"].as_array().unwrap().len(), 3, "nothing had to go");
 }
 
 #[test]

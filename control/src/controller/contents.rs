@@ -43,6 +43,12 @@ pub async fn make_room(node: &Rc<Node>, job: JobId, bytes: u64) -> Result<(), Fa
     Ok(())
 }
 
+/// Bytes for which nothing has to go.
+#[must_use]
+pub fn free_room(node: &Node) -> u64 {
+    node.policy.borrow().policy.store_quota_bytes.saturating_sub(node.catalog.borrow().used())
+}
+
 /// Room that so many chunks of a content take which are not held: what its files take on disk is taken already.
 #[must_use]
 pub fn room_for(node: &Node, id: ContentId, size: u64, chunks: u32) -> u64 {

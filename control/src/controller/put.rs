@@ -8,12 +8,14 @@ use pangea_ipc::node::{Door, JobState, Opened};
 use pangea_ipc::ticket::checked_name;
 use pangea_ipc::worker::{Command, PutPlan};
 
-use super::contents::make_room;
+use super::contents::{free_room, make_room};
 use super::node::{Job, Node, command, fresh_job, now_s};
 use super::sessions::announce;
 
-/// Room that a put of unknown size gets at first and whenever it has nearly used it.
-const ALLOWANCE_STEP: u64 = 64 << 20;
+/// Room that a put of unknown size gets whenever it has nearly used what it has: as much again, but at least so much…
+const ALLOWANCE_STEP_MIN: u64 = 1 << 20;
+/// …and at most so much. Nothing is evicted for bytes that may never come.
+const ALLOWANCE_STEP_MAX: u64 = 64 << 20;
 
 /// Begins a put.
 ///
@@ -21,14 +23,25 @@ const ALLOWANCE_STEP: u64 = 64 << 20;
 /// When there is no room, or no worker takes it.
 pub async fn open(node: &Rc<Node>, name: &str, size: Option<u64>) -> Result<(Rc<Job>, Opened), Failure> {
     let id = fresh_job()?;
-    let allowance = size.unwrap_or(ALLOWANCE_STEP);
-    make_room(node, id, allowance).await?;
+    let allowance = match size {
+        Some(size) => make_room(node, id, size).await.map(|()| size)?,
+        None => keep_room(node, id, 0).await?,
+    };
     let job = Job::new(id, None, size.unwrap_or(0));
     let opened = open_door(node, &job, name, allowance).await;
     if opened.is_err() {
         forget(node, id);
     }
     Ok((job, opened?))
+}
+
+/// Keeps room for so many bytes of a put of unknown size, and for more as far as there is some; says for how many.
+async fn keep_room(node: &Rc<Node>, job: JobId, bytes: u64) -> Result<u64, Failure> {
+    make_room(node, job, bytes).await?;
+    let step = bytes.clamp(ALLOWANCE_STEP_MIN, ALLOWANCE_STEP_MAX);
+    let allowance = bytes.saturating_add(step.min(free_room(node)));
+    make_room(node, job, allowance).await?;
+    Ok(allowance)
 }
 
 async fn open_door(node: &Rc<Node>, job: &Rc<Job>, name: &str, allowance: u64) -> Result<Opened, Failure> {
@@ -90,21 +103,19 @@ pub fn failed(node: &Rc<Node>, job: JobId, why: &Failure) -> bool {
     true
 }
 
-/// A put of unknown size needs more room.
+/// A put of unknown size needs more room: `stored` bytes now, and more later.
 pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, stored: u64) {
     let reserved = node.catalog.borrow().reserved(job);
     let size_known = node.jobs.borrow().get(&job).is_some_and(|job| job.report.borrow().size > 0);
-    let allowance = stored.saturating_add(ALLOWANCE_STEP);
     // A put whose size was given has all its room from the start.
-    if allowance <= reserved || (size_known && stored <= reserved) {
+    if size_known && stored <= reserved {
         return;
     }
     let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());
     let Some(client) = client else { return };
-    let granted = match make_room(node, job, allowance).await {
-        Ok(()) => command(&client, &Command::Allow { job, allowance }).await.map(drop),
-        // It may end within what it has.
-        Err(_) if stored <= reserved => Ok(()),
+    let allowed = match keep_room(node, job, stored.max(reserved)).await {
+        Ok(allowance) if allowance == reserved => return,
+        Ok(allowance) => command(&client, &Command::Allow { job, allowance }).await.map(drop),
         Err(full) => {
             // First why: a program that finds it cancelled asks for that.
             failed(node, job, &full);
@@ -113,7 +124,7 @@ pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, sto
             Ok(())
         }
     };
-    if let Err(why) = granted {
+    if let Err(why) = allowed {
         failed(node, job, &why);
     }
 }

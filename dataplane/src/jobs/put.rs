@@ -19,7 +19,7 @@ use crate::worker::{JobGuard, Worker};
 /// Chunks of one put that wait for the store thread at most.
 const WRITES_MAX: usize = 16;
 
-/// More is asked for when less than this is left of the allowance: 16 MiB, so that the answer comes in time.
+/// More is asked for when less than this is left of the allowance, or than half of it: so that the answer comes in time.
 const ALLOWANCE_LOW: u64 = 16 << 20;
 
 /// Runs a put to its end and reports it.
@@ -91,7 +91,7 @@ fn ended(worker: &Worker, end: &RingsEnd) -> Failure {
 async fn within_allowance(worker: &Worker, guard: &JobGuard, job: JobId, bytes: u64) -> Result<(), Failure> {
     let Some(sender) = &guard.entry.allowance else { return Ok(()) };
     let allowance = *sender.borrow();
-    if bytes.saturating_add(ALLOWANCE_LOW) > allowance {
+    if bytes.saturating_add(ALLOWANCE_LOW.min(allowance / 2)) > allowance {
         worker.report(Event::AllowanceLow { job, stored: bytes });
     }
     if bytes <= allowance {
