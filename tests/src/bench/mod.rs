@@ -73,8 +73,8 @@ pub enum Case {
     Objects,
     /// Against one TCP flow on a shared bottleneck (root)
     Fair,
-    /// Two flows on a shared bottleneck (root)
-    Two,
+    /// Two to six flows on a shared bottleneck (root)
+    Several,
     /// Rate and round trip change in mid-transfer (root)
     Change,
     /// Get over a clean veth, against a bare quinn stream (root)
@@ -100,7 +100,7 @@ impl Case {
         Self::Uneven,
         Self::Objects,
         Self::Fair,
-        Self::Two,
+        Self::Several,
         Self::Change,
         Self::Veth,
         Self::Codec,
@@ -179,7 +179,7 @@ impl Bench {
     /// Measures a case.
     pub fn run(&mut self, case: Case) {
         // These are measured whole; the others look at each of their rows.
-        let whole = matches!(case, Case::Put | Case::Get | Case::Local | Case::Policy | Case::Two | Case::Veth);
+        let whole = matches!(case, Case::Put | Case::Get | Case::Local | Case::Policy | Case::Several | Case::Veth);
         let name = case.to_possible_value().map(|value| format!("{} pangea", value.get_name()));
         if whole && !name.is_none_or(|name| self.wants(&name)) {
             return;
@@ -199,7 +199,7 @@ impl Bench {
             Case::Uneven => bulk::uneven(self),
             Case::Objects => objects::objects(self),
             Case::Fair => self.repeated(sharing::fair),
-            Case::Two => self.repeated(sharing::two),
+            Case::Several => self.repeated(sharing::several),
             Case::Change => self.repeated(sharing::change),
             Case::Veth => local::veth(self),
             Case::Codec => codec::codec(self),

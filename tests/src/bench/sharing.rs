@@ -1,8 +1,7 @@
-//! Flows that share a bottleneck, and a path that changes under a flow: cases `fair`, `two`, `change`.
+//! Flows that share a bottleneck, and a path that changes under a flow: cases `fair`, `several`, `change`.
 
 use std::time::{Duration, Instant};
 
-use super::flow::Flow;
 use super::nodes::{Two, get};
 use super::path::Path;
 use super::report::{Goal, Row, quantile};
@@ -99,27 +98,49 @@ fn jain(rates: &[f64]) -> f64 {
     sum * sum / (rates.len() as f64 * squares)
 }
 
-/// Two flows of ours between two pairs of nodes; the second starts later.
-pub fn two(bench: &mut Bench) {
-    const TIME: Duration = Duration::from_secs(30);
-    const LATER: Duration = Duration::from_secs(5);
+/// Flows of ours, each between a pair of nodes of its own; each starts later than the one before.
+pub fn several(bench: &mut Bench) {
+    let secs = Duration::from_secs;
+    for (count, path, later, time, goal) in [
+        (2, path(), secs(5), secs(30), Some(0.95)),
+        (3, Path::new(50.0, 20), secs(1), secs(20), None),
+        (6, path(), secs(1), secs(20), None),
+    ] {
+        if bench.wants(&format!("several {count}")) {
+            share(bench, count, &path, later, time, goal);
+        }
+    }
+}
+
+fn share(bench: &mut Bench, count: u32, path: &Path, later: Duration, time: Duration, goal: Option<f64>) {
     const LAST: Duration = Duration::from_secs(10);
-    let path = path();
     let lab = path.lab(1).unwrap();
-    let pairs = [Two::start(lab.pair()), Two::start(lab.pair())];
-    let contents = [pairs[0].put(enough(&path, TIME), 1), pairs[1].put(enough(&path, TIME), 2)];
-    let flows: [Flow; 2] = std::thread::scope(|scope| {
-        let first = scope.spawn(|| get(&pairs[0].client_b, contents[0], Some(TIME)));
-        std::thread::sleep(LATER);
-        let second = get(&pairs[1].client_b, contents[1], Some(TIME - LATER));
-        [first.join().unwrap(), second]
+    let pairs: Vec<_> = (0..count).map(|_| Two::start(lab.pair())).collect();
+    let contents: Vec<_> = (1..).zip(&pairs).map(|(seed, pair)| pair.put(enough(path, time), seed)).collect();
+    let before = lab.counters();
+    let last: Vec<_> = std::thread::scope(|scope| {
+        let flows = (0..count).zip(pairs.iter().zip(contents)).map(|(nth, (pair, content))| {
+            let start = later * nth;
+            scope.spawn(move || {
+                std::thread::sleep(start);
+                let flow = get(&pair.client_b, content, Some(time - start));
+                flow.mbit_between(time - start - LAST, time - start)
+            })
+        });
+        let flows: Vec<_> = flows.collect();
+        flows.into_iter().map(|flow| flow.join().unwrap()).collect()
     });
-    let last = |flow: &Flow, start: Duration| flow.mbit_between(TIME - start - LAST, TIME - start);
-    let rates = [last(&flows[0], Duration::ZERO), last(&flows[1], LATER)];
-    let row = Row::new("two", "Jain's index, last 10 s of 30", jain(&rates), "").goal(Goal::AtLeast(0.95));
-    bench.add(row.note(format!("{:.1} and {:.1} Mbit/s; the second began 5 s later", rates[0], rates[1])));
-    let whole = (rates[0] + rates[1]) / path.capacity_mbit();
-    bench.add(Row::new("two", "both together", whole, "of capacity"));
+    let link = lab.counters().since(&before).a_to_b;
+    let what = format!("{count} flows, {} Mbit/s, RTT {} ms", path.rate_mbit, path.rtt_ms);
+    let each = last.iter().map(|rate| format!("{rate:.1}")).collect::<Vec<_>>().join(" ");
+    let note = format!("{each} Mbit/s; each began {} s after the one before", later.as_secs());
+    let row = Row::new("several", format!("{what}: Jain's index, last 10 s of {}", time.as_secs()), jain(&last), "");
+    bench.add(goal_when(row.note(note), goal.is_some(), Goal::AtLeast(goal.unwrap_or_default())));
+    let whole = last.iter().sum::<f64>() / path.capacity_mbit();
+    bench.add(Row::new("several", format!("{what}: all together"), whole, "of capacity"));
+    let dropped = link.dropped_packets as f64 / link.offered_packets.max(1) as f64 * 100.0;
+    let row = Row::new("several", format!("{what}: packets that the queue had no room for"), dropped, "%");
+    bench.add(row.note("of those sent, start-up included"));
 }
 
 /// What a path becomes, and what is measured then.
