@@ -110,7 +110,7 @@ fn slow_paths_are_not_flooded() {
         let (one, overflow) = run(&[(0.0, Load::Endless)]);
         assert!(one[0] > 0.97 && overflow < 0.04, "{link:?}: {one:?}, {overflow} overflowed");
         let (two, overflow) = run(&[(0.0, Load::Endless), (1.0, Load::Endless)]);
-        assert!(two[0].min(two[1]) > 0.2 && overflow < 0.22, "{link:?}: {two:?}, {overflow} overflowed");
+        assert!(two[0].min(two[1]) > 0.25 && overflow < 0.22, "{link:?}: {two:?}, {overflow} overflowed");
         let (rivals, _) = run(&[(0.0, Load::Rival), (1.0, Load::Endless)]);
         assert!(rivals[0].min(rivals[1]) > 0.25, "{link:?}: {rivals:?}");
     }
@@ -155,6 +155,37 @@ fn two_flows_share_a_link() {
         assert!(jain > 0.95, "second at {second} s: {a} and {b}: {jain}");
         assert!(mbit(shares[0] + shares[1], 10.0) > 92.0);
         assert!(simulation.mean_queue() < 1.0, "{}", simulation.mean_queue());
+    }
+}
+
+/// What the queue that others fill lost was taken for the path's own loss, and made up for: 31 to 45 % overflowed.
+#[test]
+fn several_flows_do_not_flood_their_queue() {
+    for (rate, rtt_ms, count, overflow_max) in [(50.0, 20.0, 2, 0.2), (100.0, 50.0, 3, 0.2), (300.0, 30.0, 4, 0.25)] {
+        for seed in 1..4_u32 {
+            let link = Link { mbit: rate, rtt_ms, ..PLAIN };
+            let flows: Vec<_> = (0..count).map(|nth| (0.37 * f64::from(nth * seed), Load::Endless)).collect();
+            let mut simulation = Simulation::new(link, &flows, seed.into(), None);
+            let carried: u64 = simulation.run_until(20.0).iter().sum();
+            let (share, overflow) = (mbit(carried, 20.0) / rate, simulation.overflow());
+            assert!(
+                share > 0.95 && overflow < overflow_max,
+                "{count} flows, {link:?}, seed {seed}: {share}, {overflow} overflowed"
+            );
+        }
+    }
+}
+
+/// The usual round trip scatters by its own length, and so do the rates sampled over it: three of twelve had 0.62 to 0.69 of the
+/// path, and of the others 21 to 45 % overflowed.
+#[test]
+fn slow_paths_that_delay_unevenly_are_filled_and_not_flooded() {
+    let link = Link { mbit: 5.0, rtt_ms: 30.0, jitter_ms: 10.0, ..PLAIN };
+    for seed in 1..13 {
+        let mut simulation = Simulation::new(link, &[(0.0, Load::Endless)], seed, None);
+        let share = mbit(simulation.run_until(12.0)[0], 12.0) / link.mbit;
+        let overflow = simulation.overflow();
+        assert!(share > 0.93 && overflow < 0.2, "seed {seed}: {share}, {overflow} overflowed");
     }
 }
 
