@@ -8,7 +8,7 @@
 //! | `tcp.rs`, `bare.rs`, `nginx.rs`, `sendme.rs` | peers: TCP, a bare quinn stream, a web server, sendme |
 //! | `bulk.rs` | cases `lossy`, `long`, `satellite`, `near`, `slow`, `uneven`, and the redundancy in them |
 //! | `objects.rs` | case `objects` |
-//! | `sharing.rs` | cases `fair`, `two`, `change` |
+//! | `sharing.rs` | cases `fair`, `several`, `change` |
 //! | `local.rs` | cases `put`, `get`, `local`, `policy` on loopback, and `veth` |
 //! | `bound.rs` | what a get must do beside what a bare stream does |
 //! | `codec.rs`, `isal.c` | case `codec` |
@@ -179,7 +179,7 @@ impl Bench {
     /// Measures a case.
     pub fn run(&mut self, case: Case) {
         // These are measured whole; the others look at each of their rows.
-        let whole = matches!(case, Case::Put | Case::Get | Case::Local | Case::Policy | Case::Several | Case::Veth);
+        let whole = matches!(case, Case::Put | Case::Get | Case::Local | Case::Policy | Case::Veth);
         let name = case.to_possible_value().map(|value| format!("{} pangea", value.get_name()));
         if whole && !name.is_none_or(|name| self.wants(&name)) {
             return;

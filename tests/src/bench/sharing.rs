@@ -106,7 +106,7 @@ pub fn several(bench: &mut Bench) {
         (3, Path::new(50.0, 20), secs(1), secs(20), None),
         (6, path(), secs(1), secs(20), None),
     ] {
-        if bench.wants(&format!("several {count}")) {
+        if bench.wants(&format!("several {count} flows pangea")) {
             share(bench, count, &path, later, time, goal);
         }
     }

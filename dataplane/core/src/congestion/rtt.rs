@@ -99,7 +99,7 @@ pub(super) struct Rtt {
     /// The one to reckon with; `None` before the first.
     shortest: Option<Duration>,
     /// Samples scatter. It is a mean, so only means can be shorter: single samples may be by far, and do not come often.
-    by_means: bool,
+    scatters: bool,
     /// That of the path while nobody queues, as far as it has shown; it does not follow what others add to the usual one.
     unqueued: Option<Duration>,
     /// The sum of the samples of this round, and how many there were; and the longest mean of a round.
@@ -128,7 +128,7 @@ impl Rtt {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             shortest: None,
-            by_means: false,
+            scatters: false,
             unqueued: None,
             round: (Duration::ZERO, 0),
             longest: Duration::ZERO,
@@ -151,7 +151,7 @@ impl Rtt {
 
     /// Samples scatter, and the round trip to reckon with is a mean.
     pub(super) fn scatters(&self) -> bool {
-        self.by_means
+        self.scatters
     }
 
     /// The round trip of the path while nobody queues, as far as it is known; 0 before the first.
@@ -187,7 +187,7 @@ impl Rtt {
             }
             self.start_up = Some(span);
         }
-        if !self.by_means {
+        if !self.scatters {
             self.shorten(sample);
         } else if let Some(span) = span {
             // Of many means, the least falls short of the usual one by about that much.
@@ -213,8 +213,7 @@ impl Rtt {
     /// those to reckon with.
     pub(super) fn end_start_up(&mut self, now: Instant, explained: Duration) {
         if let Some(usual) = self.usual().filter(|usual| *usual > explained.mul_f64(QUEUED)) {
-            self.adopt(now, usual);
-            self.by_means = true;
+            self.adopt_mean(now, usual);
             self.unqueued = Some(usual);
         }
     }
@@ -228,9 +227,9 @@ impl Rtt {
             let unexplained = least > explained.mul_f64(QUEUED);
             if cycle.least.is_some_and(|span| span.deviation * DEVIATIONS > SLACK) {
                 // What scatters, and how much of it a queue is, is told without one only.
-                self.probe_for_mean = changed || (unexplained && !self.by_means);
+                self.probe_for_mean = changed || (unexplained && !self.scatters);
             } else {
-                self.steady |= !self.by_means;
+                self.steady |= !self.scatters;
                 if changed && unexplained {
                     self.adopt(now, least);
                 }
@@ -249,8 +248,7 @@ impl Rtt {
     pub(super) fn end_probe(&mut self, now: Instant) {
         let found = std::mem::take(&mut self.phase).least_mean();
         if let (true, Some(usual)) = (std::mem::take(&mut self.probe_for_mean), found) {
-            self.adopt(now, usual);
-            self.by_means = true;
+            self.adopt_mean(now, usual);
             if !self.steady {
                 self.unqueued = found;
             }
@@ -273,6 +271,12 @@ impl Rtt {
     fn shorten(&mut self, found: Duration) {
         self.shortest = Some(self.shortest.map_or(found, |shortest| shortest.min(found)));
         self.unqueued = Some(self.unqueued.map_or(found, |unqueued| unqueued.min(found)));
+    }
+
+    /// Samples scatter about this.
+    fn adopt_mean(&mut self, now: Instant, usual: Duration) {
+        self.adopt(now, usual);
+        self.scatters = true;
     }
 
     fn adopt(&mut self, now: Instant, usual: Duration) {
