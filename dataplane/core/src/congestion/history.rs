@@ -127,6 +127,8 @@ impl Rounds {
         const WEIGHT: f64 = 256.0 * 1024.0;
         if self.low.rounds <= 0.0 {
             self.low = Losses { sent: WEIGHT, lost: WEIGHT * share.clamp(0.0, 1.0), rounds: 0.5 };
+            // It was the path's own when it was learnt.
+            self.clear = self.low;
         }
     }
 

@@ -111,8 +111,14 @@ fn slow_paths_are_not_flooded() {
         assert!(one[0] > 0.97 && overflow < 0.04, "{link:?}: {one:?}, {overflow} overflowed");
         let (two, overflow) = run(&[(0.0, Load::Endless), (1.0, Load::Endless)]);
         assert!(two[0].min(two[1]) > 0.25 && overflow < 0.22, "{link:?}: {two:?}, {overflow} overflowed");
-        let (rivals, _) = run(&[(0.0, Load::Rival), (1.0, Load::Endless)]);
-        assert!(rivals[0].min(rivals[1]) > 0.25, "{link:?}: {rivals:?}");
+        // Both have cycles of many seconds: what one start shows is chance.
+        let rivals: Vec<_> =
+            (1..7).map(|start| run(&[(0.0, Load::Rival), (0.7 * f64::from(start), Load::Endless)]).0).collect();
+        for flow in 0..2 {
+            let mean = rivals.iter().map(|shares| shares[flow]).sum::<f64>() / rivals.len() as f64;
+            let least = rivals.iter().map(|shares| shares[flow]).fold(1.0, f64::min);
+            assert!(mean > 0.25 && least > 0.15, "{link:?}: {rivals:?}");
+        }
     }
 }
 
