@@ -413,7 +413,7 @@ fn starved(node: &Node, fetch: &Fetch, sources: &[Source]) -> Failure {
     let sessions = node.sessions.borrow().len();
     let banned = fetch.banned.borrow();
     let mut text = format!(
-        "no reachable node has all of content {}: {sessions} peers are connected, {} of them hold something of it",
+        "no reachable node has all of content {} (connected peers: {sessions}, with something of it: {})",
         fetch.content,
         sources.len()
     );

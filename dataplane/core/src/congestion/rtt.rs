@@ -17,9 +17,9 @@ const DEVIATIONS: u32 = 3;
 /// a queue in it. Either way it is the round trip to reckon with: a window for the old one would not fill the longer path, and
 /// would yield to the others until nothing is left. Two flows of this kind stay below it.
 const CHANGED: f64 = 1.3;
-/// Which of the two it was is looked into after this time, and again and again with twice the pause: about as seldom as a BBR rival
-/// does so (RTpropFilterLen of draft-cardwell-iccrg-bbr-congestion-control-00), since each time the other takes what is left for it. With 5 s one
-/// kept 67 to 71 % of the path, with 10 s 60 and 64 (`bench fair`).
+/// Which of the two it was is looked into after this time, and again and again with twice the pause: about as seldom as a BBR
+/// rival does so (RTpropFilterLen of draft-cardwell-iccrg-bbr-congestion-control-00), since each time the other takes what is left
+/// for it. With 5 s one kept 67 to 71 % of the path, with 10 s 60 to 64 and once 72 (`bench fair`).
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 /// The first round trip of all is looked into sooner: who comes last to a path takes the queue of the others for part of it. Later,
 /// so that most transfers are over by then.
