@@ -107,8 +107,9 @@ pub fn failed(node: &Rc<Node>, job: JobId, why: &Failure) -> bool {
 pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, stored: u64) {
     let reserved = node.catalog.borrow().reserved(job);
     let size_known = node.jobs.borrow().get(&job).is_some_and(|job| job.report.borrow().size > 0);
-    // A put whose size was given has all its room from the start.
-    if size_known && stored <= reserved {
+    // A put whose size was given has all its room from the start. Others ask when they have used half of it at the soonest, and
+    // again until there is an answer: who had less when he asked has been answered.
+    if stored <= if size_known { reserved } else { reserved / 2 } {
         return;
     }
     let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());
