@@ -28,7 +28,7 @@ pub enum ClientError {
     #[error("the controller answered something else than was asked; use programs of the same version")]
     Unexpected,
     /// A worker's door could not be opened.
-    #[error("worker door {}: {source}", path.display())]
+    #[error("worker door {}: {source}; when its worker has just gone, run the command again", path.display())]
     Door {
         /// The socket.
         path: PathBuf,
