@@ -109,7 +109,8 @@ pub async fn allowance_low(node: &Rc<Node>, worker: WorkerIndex, job: JobId, sto
     let size_known = node.jobs.borrow().get(&job).is_some_and(|job| job.report.borrow().size > 0);
     // A put whose size was given has all its room from the start. Others ask when they have used half of it at the soonest, and
     // again until there is an answer: who had less when he asked has been answered.
-    if stored <= if size_known { reserved } else { reserved / 2 } {
+    let answered = if size_known { reserved } else { reserved / 2 };
+    if stored <= answered {
         return;
     }
     let client = node.workers.borrow().get(&worker).map(|worker| worker.client.clone());

@@ -17,7 +17,7 @@ const SETTLED: usize = 1;
 const EXCESS_BYTES_MIN: u64 = 64 << 10;
 /// Share that low rounds may lose more than those without a queue before the surplus is given up and no more is made up for. Several
 /// flows of this kind lose 15 to 60 % of what they send without that; a BBR rival makes a few percent overflow, and without those
-/// kept 70 % of the path (`bench fair`).
+/// kept 67 to 77 % of the path (`bench fair`).
 const CROWDED: f64 = 0.05;
 /// What is older than a few cycles counts for little: factor at each round.
 const FADE: f64 = 0.97;
