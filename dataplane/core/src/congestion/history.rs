@@ -120,6 +120,12 @@ impl Rounds {
         self.loss().min(self.clear.share() + CROWDED)
     }
 
+    /// Share of bytes that rounds of both kinds lose beyond low ones that find no queue.
+    #[must_use]
+    pub(super) fn unexplained(&self) -> f64 {
+        (self.low.lost + self.full.lost) / (self.low.sent + self.full.sent).max(1.0) - self.clear.share()
+    }
+
     /// What the path lost when it was last used: what is sent first is protected by it, and what is then seen outweighs
     /// it soon.
     pub(super) fn set_known_loss(&mut self, share: f64) {

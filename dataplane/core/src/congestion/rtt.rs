@@ -17,10 +17,14 @@ const DEVIATIONS: u32 = 3;
 /// a queue in it. Either way it is the round trip to reckon with: a window for the old one would not fill the longer path, and
 /// would yield to the others until nothing is left. Two flows of this kind stay below it.
 const CHANGED: f64 = 1.3;
-/// Which of the two it was is looked into after this time, and again and again with twice the pause: about as seldom as a BBR
-/// rival does so (RTpropFilterLen of draft-cardwell-iccrg-bbr-congestion-control-00), since each time the other takes what is left
-/// for it. With 5 s one kept 67 to 71 % of the path, with 10 s 60 to 64 and once 72 (`bench fair`).
-const PROBE_AFTER: Duration = Duration::from_secs(10);
+/// Which of the two it was is looked into after this time, and again and again with twice the pause. The round trip of a queue that
+/// others keep is as much larger a window, at their cost: with twice this a CUBIC rival at 5 Mbit/s is left 0.10 to 0.12, with this
+/// 0.22 to 0.27 (`bench fair`).
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// Beside others who do not heed losses, that is as seldom as a BBR looks (RTpropFilterLen of
+/// draft-cardwell-iccrg-bbr-congestion-control-00), since each time the other takes what is left for it: it had 67 to 71 % of the path
+/// with 5 s, and 60 to 64 and once 72 with this (`bench fair`).
+const PROBE_AFTER_HEEDLESS: Duration = Duration::from_secs(10);
 /// The first round trip of all is looked into sooner: who comes last to a path takes the queue of the others for part of it. Later,
 /// so that most transfers are over by then.
 const PROBE_FIRST: Duration = Duration::from_secs(8);
@@ -122,7 +126,7 @@ pub(super) struct Rtt {
     /// When to probe whether the shortest is the path's own, and the pause after that.
     probe_at: Instant,
     pause: Duration,
-    /// The shortest was taken from a path that had become longer, or fuller.
+    /// The shortest was taken from a path that had become longer, or fuller, and which of them it was is not sure.
     adopted: bool,
 }
 
@@ -149,6 +153,11 @@ impl Rtt {
     /// The round trip to reckon with; `None` before the first.
     pub(super) fn shortest(&self) -> Option<Duration> {
         self.shortest
+    }
+
+    /// Others keep a queue in the path, as far as is known. Where samples scatter, a mean is no sign of that.
+    pub(super) fn crowded(&self) -> bool {
+        self.adopted && !self.scatters
     }
 
     /// Samples scatter, and the round trip to reckon with is a mean.
@@ -221,8 +230,8 @@ impl Rtt {
     }
 
     /// Low rounds have shown the path without a queue of ours. `explained`: the round trip that their window makes of the
-    /// shortest. Says whether it is time to probe.
-    pub(super) fn end_cycle(&mut self, now: Instant, explained: Duration) -> bool {
+    /// shortest. `heedless`: others keep the queue full whatever is lost. Says whether it is time to probe.
+    pub(super) fn end_cycle(&mut self, now: Instant, explained: Duration, heedless: bool) -> bool {
         let cycle = std::mem::take(&mut self.phase);
         if let (Some(least), Some(shortest)) = (cycle.least_mean(), self.shortest) {
             let changed = least > shortest.mul_f64(CHANGED) + SLACK;
@@ -233,7 +242,7 @@ impl Rtt {
             } else {
                 self.steady |= !self.scatters;
                 if changed && unexplained {
-                    self.adopt(now, least);
+                    self.adopt(now, least, probe_after(heedless));
                 }
             }
             self.before_probe = self.shortest.unwrap_or(least);
@@ -246,8 +255,8 @@ impl Rtt {
         self.phase = Spans::default();
     }
 
-    /// A probe is over.
-    pub(super) fn end_probe(&mut self, now: Instant) {
+    /// A probe is over. `heedless`: as in [`end_cycle`](Self::end_cycle).
+    pub(super) fn end_probe(&mut self, now: Instant, heedless: bool) {
         let found = std::mem::take(&mut self.phase).least_mean();
         if let (true, Some(usual)) = (std::mem::take(&mut self.probe_for_mean), found) {
             self.adopt_mean(now, usual);
@@ -259,11 +268,10 @@ impl Rtt {
         found.into_iter().for_each(|found| self.shorten(found));
         let queue = found.is_some_and(|found| found < self.before_probe.mul_f64(PROBE_FOUND));
         if !queue && self.pause >= PROBE_SURE {
-            self.unqueued = self.shortest;
+            (self.unqueued, self.adopted) = (self.shortest, false);
         }
-        self.pause = if queue { PROBE_AFTER } else { (self.pause * 2).min(PROBE_AFTER_MAX) };
+        self.pause = if queue { probe_after(heedless) } else { (self.pause * 2).min(PROBE_AFTER_MAX) };
         self.probe_at = now + self.pause;
-        self.adopted &= queue;
     }
 
     fn usual(&self) -> Option<Duration> {
@@ -277,15 +285,19 @@ impl Rtt {
 
     /// Samples scatter about this.
     fn adopt_mean(&mut self, now: Instant, usual: Duration) {
-        self.adopt(now, usual);
+        self.adopt(now, usual, PROBE_AFTER);
         self.scatters = true;
     }
 
-    fn adopt(&mut self, now: Instant, usual: Duration) {
+    fn adopt(&mut self, now: Instant, usual: Duration, pause: Duration) {
         self.shortest = Some(usual);
         self.adopted = true;
-        (self.probe_at, self.pause) = (now + PROBE_AFTER, PROBE_AFTER);
+        (self.probe_at, self.pause) = (now + pause, pause);
     }
+}
+
+fn probe_after(heedless: bool) -> Duration {
+    if heedless { PROBE_AFTER_HEEDLESS } else { PROBE_AFTER }
 }
 
 #[cfg(test)]
@@ -327,14 +339,14 @@ mod tests {
             for _ in 0..200 {
                 rtt.take(start, ms(30.0 + 40.0 * chance.next()), false, false);
             }
-            rtt.end_cycle(start, rtt.shortest().unwrap() + SLACK)
+            rtt.end_cycle(start, rtt.shortest().unwrap() + SLACK, false)
         };
         rtt.take(start, ms(30.0), false, false);
         assert_eq!(rtt.shortest(), Some(ms(30.0)));
         assert!(cycle(&mut rtt, &mut chance), "the usual one is looked for");
         rtt.begin_last_round_of_probe();
         (0..20).for_each(|_| rtt.take(start, ms(30.0 + 40.0 * chance.next()), false, false));
-        rtt.end_probe(start);
+        rtt.end_probe(start, false);
         let usual = rtt.shortest().unwrap();
         assert!((ms(40.0)..ms(50.0)).contains(&usual), "{usual:?}");
         cycle(&mut rtt, &mut chance);

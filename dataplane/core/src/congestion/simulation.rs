@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::rivals::{Bbr, Cubic};
 use super::{Congestion, Known};
 
 pub(super) const MTU: u64 = 1400;
@@ -49,52 +50,25 @@ impl Link {
     }
 }
 
-/// A rival: CUBIC (RFC 9438) in packets, without its TCP-friendly part, which plays no role at these sizes, but with
-/// HyStart: a rival that leaves slow start early is the weaker one.
-#[derive(Clone)]
-struct Cubic {
-    window: f64,
-    max: f64,
-    /// When it last gave way; `None` = in slow start.
-    since: Option<f64>,
-    /// The shortest round trip, in seconds: slow start ends when one is an eighth longer (HyStart, as Linux has it).
-    shortest: f64,
-}
-
-impl Cubic {
-    fn handle_ack(&mut self, now: f64, rtt: f64) {
-        self.shortest = self.shortest.min(rtt);
-        let Some(since) = self.since else {
-            self.window += 1.0;
-            if self.window > 16.0 && rtt > self.shortest + (self.shortest / 8.0).clamp(0.004, 0.016) {
-                (self.max, self.since) = (self.window, Some(now));
-            }
-            return;
-        };
-        let k = (self.max * 0.3 / 0.4).cbrt();
-        let target = 0.4 * (now - since - k).powi(3) + self.max;
-        self.window += ((target - self.window) / self.window).clamp(0.01 / self.window, 0.5);
-    }
-
-    fn handle_lost(&mut self, sent: f64, now: f64) {
-        if self.since.is_none_or(|since| sent > since) {
-            (self.max, self.window, self.since) = (self.window, (self.window * 0.7).max(2.0), Some(now));
-        }
-    }
-}
-
 #[derive(Clone)]
 enum Control {
     Ours(Box<Congestion>),
     Cubic(Cubic),
+    Bbr(Box<Bbr>),
 }
 
 impl Control {
     fn window(&self) -> u64 {
         match self {
             Self::Ours(ours) => ours.window(),
-            Self::Cubic(cubic) => cubic.window as u64 * MTU,
+            Self::Cubic(cubic) => cubic.window() as u64 * MTU,
+            Self::Bbr(bbr) => bbr.window() as u64 * MTU,
         }
+    }
+
+    /// Bytes a second to send at, where it is not left to the window.
+    fn pacing(&self) -> Option<f64> {
+        if let Self::Bbr(bbr) = self { bbr.pacing() } else { None }
     }
 }
 
@@ -107,6 +81,8 @@ pub(super) enum Load {
     Objects(u64),
     /// Without end, and the flow is CUBIC's.
     Rival,
+    /// The same with BBR's.
+    BbrRival,
 }
 
 struct Sender {
@@ -187,7 +163,8 @@ impl Simulation {
         let zero = Instant::now();
         let senders = flows.iter().map(|(starts, load)| Sender {
             control: match load {
-                Load::Rival => Control::Cubic(Cubic { window: 10.0, max: 0.0, since: None, shortest: f64::MAX }),
+                Load::Rival => Control::Cubic(Cubic::new()),
+                Load::BbrRival => Control::Bbr(Box::new(Bbr::new(zero))),
                 _ => Control::Ours(Box::new(Congestion::new(zero, MTU as u16, known))),
             },
             load: *load,
@@ -279,7 +256,7 @@ impl Simulation {
     pub(super) fn control(&self, flow: usize) -> &Congestion {
         match &self.senders[flow].control {
             Control::Ours(ours) => ours,
-            Control::Cubic(_) => panic!("flow {flow} is a rival"),
+            Control::Cubic(_) | Control::Bbr(_) => panic!("flow {flow} is a rival"),
         }
     }
 
@@ -299,8 +276,8 @@ impl Simulation {
             if sender.flight.len() as u64 * MTU + MTU > window {
                 return; // an acknowledgement goes on from here
             }
-            let rate = 1.25 * window as f64 / sender.srtt;
-            let capacity = (window as f64 * 0.002 / sender.srtt).clamp(10.0 * mtu, 256.0 * mtu);
+            let rate = sender.control.pacing().unwrap_or(1.25 * window as f64 / sender.srtt);
+            let capacity = (rate * 0.0016).clamp(10.0 * mtu, 256.0 * mtu);
             sender.tokens = (sender.tokens + rate * (self.now - sender.tokens_at)).min(capacity);
             sender.tokens_at = self.now;
             if sender.tokens < mtu {
@@ -320,8 +297,10 @@ impl Simulation {
         sender.next += 1;
         sender.left = sender.left.saturating_sub(1);
         sender.flight.push_back((packet, self.now));
-        if let Control::Ours(ours) = &mut sender.control {
-            ours.handle_sent(now, MTU, packet);
+        match &mut sender.control {
+            Control::Ours(ours) => ours.handle_sent(now, MTU, packet),
+            Control::Cubic(_) => {}
+            Control::Bbr(bbr) => bbr.handle_sent(self.now, sender.flight.len() == 1),
         }
         if !std::mem::replace(&mut sender.timeout, true) {
             let (at, acked) = (self.now + 3.0 * sender.srtt, sender.acked);
@@ -413,7 +392,7 @@ impl Simulation {
         let instant = |time: f64| zero + Duration::from_secs_f64(time);
         let sender = &mut self.senders[flow];
         let idle = sender.left == 0;
-        let mut largest = 0;
+        let (mut largest, acked_before) = (0, sender.acked);
         for packet in packets {
             let Ok(at) = sender.flight.binary_search_by_key(packet, |(number, _)| *number) else { continue };
             let Some((number, sent)) = sender.flight.remove(at) else { continue };
@@ -421,6 +400,7 @@ impl Simulation {
             match &mut sender.control {
                 Control::Ours(ours) => ours.handle_ack(now, instant(sent), MTU),
                 Control::Cubic(cubic) => cubic.handle_ack(seconds, seconds - sent),
+                Control::Bbr(bbr) => bbr.handle_ack(seconds, sent),
             }
             if number >= largest {
                 largest = number;
@@ -445,7 +425,12 @@ impl Simulation {
             match &mut sender.control {
                 Control::Ours(ours) => ours.handle_lost(instant(lost.1), lost.0, false),
                 Control::Cubic(cubic) => cubic.handle_lost(lost.1, seconds),
+                Control::Bbr(_) => {}
             }
+        }
+        if let Control::Bbr(bbr) = &mut sender.control {
+            let packets = ((sender.acked - acked_before) as f64, (lost.0 / MTU) as f64, sender.flight.len() as f64);
+            bbr.handle_acks_end(seconds, packets, largest, sender.next - 1);
         }
         if let (Load::Objects(size), true) = (sender.load, idle && sender.flight.is_empty()) {
             let one_way = self.link.rtt_ms / 2e3;

@@ -277,19 +277,29 @@ fn a_path_that_is_gone_is_started_on_again() {
     assert!(control.window() >= MIN_PACKETS * MTU);
 }
 
+/// A CUBIC was left 10 to 16 % at 20 Mbit/s and 40 ms. A BBR left 19 % at 50 ms: what was given up to it, it took.
 #[test]
-fn a_rival_that_fills_the_queue_and_this_one_leave_each_other_room() {
-    let mut least = f64::MAX;
-    for (seed, (ours, theirs)) in (0..).zip([(0.0, 2.0), (2.0, 0.0), (0.0, 0.0), (0.0, 5.0), (5.0, 0.0), (10.0, 0.0)]) {
-        let flows = [(ours, Load::Endless), (theirs, Load::Rival)];
-        let mut simulation = Simulation::new(PLAIN, &flows, seed, None);
-        simulation.run_until(10.0);
-        let shares = simulation.run_until(70.0);
-        let (a, b) = (mbit(shares[0], 60.0), mbit(shares[1], 60.0));
-        least = least.min(a.min(b));
-        assert!(simulation.mean_queue() < 1.5);
+fn rivals_and_this_one_leave_each_other_room() {
+    for (rate, rtt_ms) in [(100.0, 50.0), (20.0, 40.0), (5.0, 30.0), (50.0, 100.0)] {
+        let link = Link { mbit: rate, rtt_ms, ..PLAIN };
+        for (name, rival) in [("CUBIC", Load::Rival), ("BBR", Load::BbrRival)] {
+            let starts = [(0.0, 2.0), (2.0, 0.0), (0.0, 0.0), (5.0, 0.0)];
+            let shares = (0..).zip(starts).map(|(seed, (ours, theirs))| {
+                let flows = [(ours, Load::Endless), (theirs, rival)];
+                let mut simulation = Simulation::new(link, &flows, seed, None);
+                simulation.run_until(10.0);
+                let shares = simulation.run_until(50.0);
+                assert!(simulation.mean_queue() < 1.5);
+                [0, 1].map(|flow| mbit(shares[flow], 40.0) / rate)
+            });
+            let shares = shares.collect::<Vec<_>>();
+            for flow in 0..2 {
+                let mean = shares.iter().map(|shares| shares[flow]).sum::<f64>() / shares.len() as f64;
+                let least = shares.iter().map(|shares| shares[flow]).fold(1.0, f64::min);
+                assert!(mean > 0.3 && least > 0.2, "{link:?} beside {name}: {shares:.2?}");
+            }
+        }
     }
-    assert!(least > 25.0, "{least}");
 }
 
 #[test]
