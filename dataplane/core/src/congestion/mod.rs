@@ -436,7 +436,7 @@ impl Congestion {
     /// with the surplus, and low rounds do without as soon as there is a loss that it may be the cause of: a queue that cannot
     /// hold it overflows in full rounds only then, which tells it from the path's own loss.
     ///
-    /// Those who keep a queue and give way to losses, as CUBIC does, are left what of it is above that.
+    /// Beside others who keep a queue and give way to losses, as CUBIC does, there is no more than [`SLACK_LEAST`] either.
     fn slack(&self, shortest: Duration) -> f64 {
         let least = (shortest.as_secs_f64() * SLACK_LEAST / SLACK.as_secs_f64()).min(1.0);
         let lossless = self.surplus > SLACK_SURPLUS && self.rounds.loss() < EXCESS;
@@ -450,7 +450,7 @@ impl Congestion {
         }
     }
 
-    /// Others keep a queue and give way to losses: what is sent beyond the share that the window stands for makes them yield.
+    /// Others keep a queue and give way to losses: slack and extra packets would only make them yield.
     fn leaves_room(&self) -> bool {
         self.rtt.crowded() && !self.heedless
     }

@@ -57,6 +57,8 @@ impl Cubic {
 const HIGH_GAIN: f64 = 2.885;
 /// Pacing gains of a cycle; each lasts a shortest round trip.
 const CYCLE: [f64; 8] = [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+/// Packets that the window has on top of its gain: three bursts of segmentation offload.
+const BURSTS: f64 = 30.0;
 /// Rounds whose highest rate counts.
 const RATE_ROUNDS: u64 = 10;
 /// A shortest round trip is looked for anew after so many seconds…
@@ -240,7 +242,7 @@ impl Bbr {
             return;
         }
         let gain = if matches!(self.phase, Phase::Startup | Phase::Drain) { HIGH_GAIN } else { 2.0 };
-        let target = gain * self.held() + 3.0 * 10.0;
+        let target = gain * self.held() + BURSTS;
         self.window = if self.plateau.1 >= 3 { (self.window + acked).min(target) } else { self.window + acked };
         self.window = self.window.max(4.0);
     }

@@ -17,8 +17,8 @@ const DEVIATIONS: u32 = 3;
 /// a queue in it. Either way it is the round trip to reckon with: a window for the old one would not fill the longer path, and
 /// would yield to the others until nothing is left. Two flows of this kind stay below it.
 const CHANGED: f64 = 1.3;
-/// Which of the two it was is looked into after this time, and again and again with twice the pause. The round trip of a queue that
-/// others keep is as much larger a window, at their cost: with twice this a CUBIC rival at 5 Mbit/s is left 0.10 to 0.12, with this
+/// Which of the two it was is looked into after this time, and again and again with twice the pause. Until then the
+/// window counts the queue of others as path, at their cost: with twice this a CUBIC rival at 5 Mbit/s is left 0.10 to 0.12, with this
 /// 0.22 to 0.27 (`bench fair`).
 const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// Beside others who do not heed losses, that is as seldom as a BBR looks (RTpropFilterLen of
@@ -155,7 +155,7 @@ impl Rtt {
         self.shortest
     }
 
-    /// Others keep a queue in the path, as far as is known. Where samples scatter, a mean is no sign of that.
+    /// Others may keep a queue in the path, which is longer than it was for a reason that is not sure yet. Where samples scatter, a mean is no sign of that.
     pub(super) fn crowded(&self) -> bool {
         self.adopted && !self.scatters
     }

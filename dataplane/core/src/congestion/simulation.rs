@@ -80,8 +80,8 @@ pub(super) enum Load {
     /// So many packets, then nothing for a round trip, and again.
     Objects(u64),
     /// Without end, and the flow is CUBIC's.
-    Rival,
-    /// The same with BBR's.
+    CubicRival,
+    /// Without end, and the flow is BBR's.
     BbrRival,
 }
 
@@ -163,7 +163,7 @@ impl Simulation {
         let zero = Instant::now();
         let senders = flows.iter().map(|(starts, load)| Sender {
             control: match load {
-                Load::Rival => Control::Cubic(Cubic::new()),
+                Load::CubicRival => Control::Cubic(Cubic::new()),
                 Load::BbrRival => Control::Bbr(Box::new(Bbr::new(zero))),
                 _ => Control::Ours(Box::new(Congestion::new(zero, MTU as u16, known))),
             },

@@ -113,7 +113,7 @@ fn slow_paths_are_not_flooded() {
         assert!(two[0].min(two[1]) > 0.25 && overflow < 0.22, "{link:?}: {two:?}, {overflow} overflowed");
         // Both have cycles of many seconds: what one start shows is chance.
         let rivals: Vec<_> =
-            (1..7).map(|start| run(&[(0.0, Load::Rival), (0.7 * f64::from(start), Load::Endless)]).0).collect();
+            (1..7).map(|start| run(&[(0.0, Load::CubicRival), (0.7 * f64::from(start), Load::Endless)]).0).collect();
         for flow in 0..2 {
             let mean = rivals.iter().map(|shares| shares[flow]).sum::<f64>() / rivals.len() as f64;
             let least = rivals.iter().map(|shares| shares[flow]).fold(1.0, f64::min);
@@ -282,7 +282,7 @@ fn a_path_that_is_gone_is_started_on_again() {
 fn rivals_and_this_one_leave_each_other_room() {
     for (rate, rtt_ms) in [(100.0, 50.0), (20.0, 40.0), (5.0, 30.0), (50.0, 100.0)] {
         let link = Link { mbit: rate, rtt_ms, ..PLAIN };
-        for (name, rival) in [("CUBIC", Load::Rival), ("BBR", Load::BbrRival)] {
+        for (name, rival) in [("CUBIC", Load::CubicRival), ("BBR", Load::BbrRival)] {
             let starts = [(0.0, 2.0), (2.0, 0.0), (0.0, 0.0), (5.0, 0.0)];
             let shares = (0..).zip(starts).map(|(seed, (ours, theirs))| {
                 let flows = [(ours, Load::Endless), (theirs, rival)];
