@@ -141,13 +141,16 @@ fn modelled(link: &Link, back: Duration, seed: u64, stream: Stream) -> (BTreeSet
     (arrived.collect(), counters)
 }
 
-/// Round trip times of small packets from A, soonest first.
-fn round_trips(lab: &Lab, count: usize) -> Vec<Duration> {
-    let (a, b) = sockets(lab.pair());
+/// Round trip times of small packets from A, soonest first. `before_reply`: B waits so long.
+fn round_trips(pair: &Pair, count: usize, before_reply: Duration) -> Vec<Duration> {
+    let (a, b) = sockets(pair);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut bytes = [0; 64];
             while let Ok(len) = b.recv(&mut bytes) {
+                if !before_reply.is_zero() {
+                    std::thread::sleep(before_reply);
+                }
                 b.send(&bytes[..len]).unwrap();
             }
         });
@@ -164,8 +167,22 @@ fn round_trips(lab: &Lab, count: usize) -> Vec<Duration> {
     })
 }
 
+fn is_near(what: &str, found: f64, wanted: f64, part: f64) -> Result<(), String> {
+    if (found - wanted).abs() <= wanted * part { Ok(()) } else { Err(format!("{what}: {found}, not {wanted}")) }
+}
+
 fn near(what: &str, found: f64, wanted: f64, part: f64) {
-    assert!((found - wanted).abs() <= wanted * part, "{what}: {found}, not {wanted}");
+    is_near(what, found, wanted, part).unwrap();
+}
+
+/// Measures anew up to four times: a host that takes the processors away for a moment spoils a turn, and an emulator that is wrong
+/// spoils all.
+fn once_in_five(measure: impl Fn() -> Result<(), String>) {
+    let mut spoilt = Vec::new();
+    while let Err(error) = measure() {
+        spoilt.push(error);
+        assert!(spoilt.len() < 5, "{spoilt:#?}");
+    }
 }
 
 /// Mbit/s between the first and the last of these arrivals.
@@ -181,17 +198,25 @@ fn a_round_trip_takes_both_delays_and_little_more() {
     }
     let _alone = alone();
     let link = Link { rate_mbit: Some(100.0), delay: ms(20), ..Link::default() };
-    let lab = start(Settings { b_to_a: Link { delay: ms(30), ..link.clone() }, ..Settings::both_ways(link.clone()) });
-    let times = round_trips(&lab, 15);
-    assert!(times[0] >= ms(50), "{times:?}");
-    assert!(times[7] <= ms(52), "{times:?}");
-
-    lab.change(Direction::AToB, Link { delay: ms(2), ..link }).unwrap();
-    let times = round_trips(&lab, 15);
-    assert!(times[0] >= ms(32) && times[7] <= ms(34), "{times:?}");
-    let report = lab.counters();
-    assert_eq!((report.a_to_b.delivered_packets, report.b_to_a.delivered_packets), (30, 30));
-    assert_eq!((report.a_to_b.failed_packets, report.b_to_a.failed_packets), (0, 0));
+    let slow = Settings { b_to_a: Link { delay: ms(30), ..link.clone() }, ..Settings::both_ways(link.clone()) };
+    let cable = Pair::veth().unwrap();
+    once_in_five(|| {
+        let lab = start(slow.clone());
+        for (delay, both) in [(ms(20), ms(50)), (ms(2), ms(32))] {
+            lab.change(Direction::AToB, Link { delay, ..link.clone() }).unwrap();
+            let times = round_trips(lab.pair(), 15, Duration::ZERO);
+            assert!(times[0] >= both, "{times:?}");
+            // What this machine makes of a sleep that long.
+            let slept = round_trips(&cable, 15, both);
+            if times[7] > slept[7] + ms(2) {
+                return Err(format!("{times:?}, slept {slept:?}"));
+            }
+        }
+        let report = lab.counters();
+        assert_eq!((report.a_to_b.delivered_packets, report.b_to_a.delivered_packets), (30, 30));
+        assert_eq!((report.a_to_b.failed_packets, report.b_to_a.failed_packets), (0, 0));
+        Ok(())
+    });
 }
 
 #[test]
@@ -201,31 +226,33 @@ fn an_overloaded_link_has_its_rate_a_full_queue_and_drops_what_the_model_drops()
     }
     let _alone = alone();
     let link = Link { rate_mbit: Some(40.0), delay: ms(10), ..Link::default() };
-    let lab = start(Settings::both_ways(link.clone()));
     let blast = Stream::at_rate(60.0, 1400, ms(2000));
-    let before = lab.counters();
-    let (arrivals, during) = std::thread::scope(|scope| {
-        let receiver = scope.spawn(|| stream(&lab, blast, 0));
-        std::thread::sleep(ms(500));
-        let from = lab.counters().a_to_b;
-        std::thread::sleep(ms(1300));
-        let during = lab.counters().a_to_b.since(&from);
-        (receiver.join().unwrap(), during)
-    });
-    let counters = lab.counters().since(&before).a_to_b;
-    let (model, modelled) = modelled(&link, link.delay, 1, blast);
+    once_in_five(|| {
+        let lab = start(Settings::both_ways(link.clone()));
+        let before = lab.counters();
+        let (arrivals, during) = std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| stream(&lab, blast, 0));
+            std::thread::sleep(ms(500));
+            let from = lab.counters().a_to_b;
+            std::thread::sleep(ms(1300));
+            let during = lab.counters().a_to_b.since(&from);
+            (receiver.join().unwrap(), during)
+        });
+        let counters = lab.counters().since(&before).a_to_b;
+        let (model, modelled) = modelled(&link, link.delay, 1, blast);
 
-    near("rate by the receiver", rate_mbit(&arrivals, 1400), 40.0, 0.05);
-    near("rate by the counters", during.sent_bytes as f64 * 8.0 / during.at.as_secs_f64() / 1e6, 40.0, 0.03);
-    assert_eq!(counters.offered_packets, u64::from(blast.packets));
-    assert_eq!(counters.delivered_packets, arrivals.len() as u64);
-    near("arrivals", arrivals.len() as f64, model.len() as f64, 0.03);
-    near("drops", counters.dropped_packets as f64, modelled.dropped_packets as f64, 0.05);
-    // 20 ms at 40 Mbit/s.
-    assert!(counters.queue_bytes_max <= 100_000, "{counters:?}");
-    near("full queue", counters.queue_bytes_max as f64, modelled.queue_bytes_max as f64, 0.02);
-    near("mean queue", during.queue_bytes_mean(), 99_000.0, 0.1);
-    assert_eq!((counters.lost_packets, counters.failed_packets), (0, 0));
+        assert_eq!(counters.offered_packets, u64::from(blast.packets));
+        assert_eq!(counters.delivered_packets, arrivals.len() as u64);
+        assert_eq!((counters.lost_packets, counters.failed_packets), (0, 0));
+        // 20 ms at 40 Mbit/s.
+        assert!(counters.queue_bytes_max <= 100_000, "{counters:?}");
+        near("full queue", counters.queue_bytes_max as f64, modelled.queue_bytes_max as f64, 0.02);
+        is_near("rate by the receiver", rate_mbit(&arrivals, 1400), 40.0, 0.05)?;
+        is_near("rate by the counters", during.sent_bytes as f64 * 8.0 / during.at.as_secs_f64() / 1e6, 40.0, 0.03)?;
+        is_near("arrivals", arrivals.len() as f64, model.len() as f64, 0.03)?;
+        is_near("drops", counters.dropped_packets as f64, modelled.dropped_packets as f64, 0.05)?;
+        is_near("mean queue", during.queue_bytes_mean(), 99_000.0, 0.15)
+    });
 }
 
 /// Streams over a lossy link: the packets that do not arrive are those that the seed says. Returns their share and the
@@ -282,17 +309,20 @@ fn a_change_on_the_schedule_takes_effect_at_its_time() {
     let link = Link { rate_mbit: Some(40.0), delay: ms(5), ..Link::default() };
     let slower = Link { rate_mbit: Some(10.0), ..link.clone() };
     let schedule = vec![Change { at: ms(800), direction: Direction::AToB, link: slower }];
-    let lab = start(Settings { schedule, ..Settings::both_ways(link) });
-    let begin = Instant::now() - lab.counters().a_to_b.at;
-    let arrivals = stream(&lab, Stream::at_rate(50.0, 1400, ms(1600)), 0);
-    let window = |from, to| {
-        let from = arrivals.partition_point(|arrival| arrival.at < begin + ms(from));
-        let to = arrivals.partition_point(|arrival| arrival.at < begin + ms(to));
-        rate_mbit(&arrivals[from..to], 1400)
-    };
-    // What matters is that it changed, and when: on a busy machine the sender itself falls behind for a moment.
-    near("before", window(250, 780), 40.0, 0.25);
-    near("after", window(900, 1550), 10.0, 0.25);
+    let settings = Settings { schedule, ..Settings::both_ways(link) };
+    once_in_five(|| {
+        let lab = start(settings.clone());
+        let begin = Instant::now() - lab.counters().a_to_b.at;
+        let arrivals = stream(&lab, Stream::at_rate(50.0, 1400, ms(1600)), 0);
+        let window = |from, to| {
+            let from = arrivals.partition_point(|arrival| arrival.at < begin + ms(from));
+            let to = arrivals.partition_point(|arrival| arrival.at < begin + ms(to));
+            rate_mbit(&arrivals[from..to], 1400)
+        };
+        // What matters is that it changed, and when: on a busy machine the sender itself falls behind for a moment.
+        is_near("before", window(250, 780), 40.0, 0.25)?;
+        is_near("after", window(900, 1550), 10.0, 0.25)
+    });
 }
 
 #[test]
@@ -308,7 +338,7 @@ fn jitter_spreads_arrivals_and_overtakes_only_if_it_may() {
         assert_eq!(arrivals.len(), 1000);
         let overtaken = arrivals.windows(2).filter(|pair| pair[0].number > pair[1].number).count();
         assert!(if reorder { overtaken > 100 } else { overtaken == 0 }, "{overtaken}");
-        let mut times = round_trips(&lab, 20);
+        let mut times = round_trips(lab.pair(), 20, Duration::ZERO);
         let (first, last) = (times[0], times.pop().unwrap());
         assert!(first >= ms(20) && last - first > ms(5), "{first:?} {last:?}");
     }
@@ -321,19 +351,21 @@ fn a_long_queue_marks_packets_and_their_headers_stay_right() {
     }
     let _alone = alone();
     let link = Link { rate_mbit: Some(20.0), queue: Queue::Bytes(1 << 20), ecn_bytes: Some(30_000), ..Link::default() };
-    let lab = start(Settings::both_ways(link));
     let overload = Stream::at_rate(30.0, 1400, ms(500));
-    let arrivals = stream(&lab, overload, ECT);
-    let marked = arrivals.iter().filter(|arrival| arrival.ecn == CE).count();
-    let counters = lab.counters().a_to_b;
-    // The kernel would drop a packet with a wrong header checksum.
-    assert_eq!(arrivals.len(), overload.packets as usize);
-    assert_eq!(counters.marked_packets, marked as u64);
-    // The queue grows by 1.25 MB/s and passes the threshold after 24 of 500 ms.
-    near("marked", marked as f64, f64::from(overload.packets) * 0.952, 0.05);
-    assert_eq!(arrivals[0].ecn, ECT);
-    let arrivals = stream(&lab, overload, 0);
-    assert!(arrivals.len() == overload.packets as usize && arrivals.iter().all(|arrival| arrival.ecn == 0));
+    once_in_five(|| {
+        let lab = start(Settings::both_ways(link.clone()));
+        let arrivals = stream(&lab, overload, ECT);
+        let marked = arrivals.iter().filter(|arrival| arrival.ecn == CE).count();
+        let counters = lab.counters().a_to_b;
+        // The kernel would drop a packet with a wrong header checksum.
+        assert_eq!(arrivals.len(), overload.packets as usize);
+        assert_eq!(counters.marked_packets, marked as u64);
+        assert_eq!(arrivals[0].ecn, ECT);
+        let arrivals = stream(&lab, overload, 0);
+        assert!(arrivals.len() == overload.packets as usize && arrivals.iter().all(|arrival| arrival.ecn == 0));
+        // The queue grows by 1.25 MB/s and passes the threshold after 24 of 500 ms.
+        is_near("marked", marked as f64, f64::from(overload.packets) * 0.952, 0.05)
+    });
 }
 
 /// Sends bytes over TCP from A to B; returns Mbit/s of them.
@@ -359,12 +391,15 @@ fn tcp_fills_the_link_and_a_plain_cable_is_far_faster() {
     }
     let _alone = alone();
     let link = Link { rate_mbit: Some(50.0), delay: ms(2), queue: Queue::Bytes(200_000), ..Link::default() };
-    let lab = start(Settings::both_ways(link));
-    let over_link = tcp(lab.pair(), 6_000_000);
-    // 1348 of 1400 bytes are data.
-    assert!((40.0..48.2).contains(&over_link), "{over_link}");
-    let over_cable = tcp(&Pair::veth().unwrap(), 100_000_000);
-    assert!(over_cable > 500.0, "{over_cable}");
+    once_in_five(|| {
+        let lab = start(Settings::both_ways(link.clone()));
+        let over_link = tcp(lab.pair(), 6_000_000);
+        // 1348 of 1400 bytes are data.
+        assert!(over_link < 48.2, "{over_link}");
+        let over_cable = tcp(&Pair::veth().unwrap(), 100_000_000);
+        let filled = over_link >= 40.0 && over_cable > 500.0;
+        if filled { Ok(()) } else { Err(format!("link {over_link}, cable {over_cable} Mbit/s")) }
+    });
 }
 
 fn exists(namespace: &str) -> bool {
