@@ -95,9 +95,11 @@ impl Sampler {
         if self.newest.is_some_and(|newest| newest.sent >= sent) {
             return;
         }
-        let at = self.moments.partition_point(|moment| moment.sent < sent);
-        if let Some(moment) = self.moments.get(at).copied() {
-            self.newest = Some(moment);
+        // The transport tells nothing of sending probes of the packet size, only of their arrival. The moment before makes their sample
+        // slower than it was; the one after may be a microsecond ago, and made 274 Mbit/s of a path of 5.
+        let after = self.moments.partition_point(|moment| moment.sent <= sent);
+        if let Some(moment) = after.checked_sub(1).and_then(|at| self.moments.get(at)) {
+            self.newest = Some(*moment);
         }
     }
 
@@ -142,3 +144,29 @@ const TRAIN_MIN: u64 = 64 << 10;
 const KEEP: Duration = Duration::from_secs(2);
 /// Shorter times say nothing of a rate.
 const TOO_SHORT: Duration = Duration::from_micros(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any instant will do as the start")]
+    fn a_packet_of_whose_sending_nothing_was_told_shows_no_higher_rate() {
+        let zero = Instant::now();
+        let at = |ms: f64| zero + Duration::from_secs_f64(ms / 1e3);
+        let mut sampler = Sampler::new(zero);
+        sampler.handle_sent(at(1.0), true);
+        // A probe is sent after 2 ms, and a packet 30 us before the acknowledgement of the two comes.
+        sampler.handle_sent(at(31.97), false);
+        sampler.handle_ack(at(32.0), at(1.0), 1200);
+        sampler.handle_ack(at(32.0), at(2.0), 1400);
+        let sample = sampler.sample(at(32.0), None).unwrap();
+        assert_eq!(sample.rate.round(), (2600.0 / 0.031_f64).round());
+
+        // Before anything that was told of, it shows nothing.
+        let mut sampler = Sampler::new(zero);
+        sampler.handle_sent(at(31.97), true);
+        sampler.handle_ack(at(32.0), at(2.0), 1400);
+        assert_eq!(sampler.sample(at(32.0), None), None);
+    }
+}
