@@ -148,9 +148,7 @@ fn round_trips(pair: &Pair, count: usize, before_reply: Duration) -> Vec<Duratio
         scope.spawn(|| {
             let mut bytes = [0; 64];
             while let Ok(len) = b.recv(&mut bytes) {
-                if !before_reply.is_zero() {
-                    std::thread::sleep(before_reply);
-                }
+                std::thread::sleep(before_reply);
                 b.send(&bytes[..len]).unwrap();
             }
         });

@@ -123,7 +123,12 @@ impl Rounds {
     /// Share of bytes that rounds of both kinds lose beyond low ones that find no queue.
     #[must_use]
     pub(super) fn unexplained(&self) -> f64 {
-        (self.low.lost + self.full.lost) / (self.low.sent + self.full.sent).max(1.0) - self.clear.share()
+        self.both() - self.clear.share()
+    }
+
+    /// Share of bytes that rounds of both kinds lose.
+    fn both(&self) -> f64 {
+        (self.low.lost + self.full.lost) / (self.low.sent + self.full.sent).max(1.0)
     }
 
     /// What the path lost when it was last used: what is sent first is protected by it, and what is then seen outweighs
@@ -245,12 +250,12 @@ impl Rounds {
             return false;
         }
         let (low, full) = (self.low.share(), self.full.share());
-        let both = (self.low.lost + self.full.lost) / (self.low.sent + self.full.sent).max(1.0);
+        let both = self.both();
         let chance = 2.0 * (spread(both, self.low.sent) + spread(both, self.full.sent)).sqrt();
         // Where no low round of late was clear, there is nothing for chance to have made less.
         let clear = if self.clear.rounds < 1.0 { 0.0 } else { spread(both, self.clear.sent) };
-        let unexplained = self.loss() - self.clear.share();
-        full - low > share + chance || unexplained > CROWDED + 2.0 * (spread(both, self.low.sent) + clear).sqrt()
+        let crowded = self.loss() - self.clear.share();
+        full - low > share + chance || crowded > CROWDED + 2.0 * (spread(both, self.low.sent) + clear).sqrt()
     }
 
     fn begin(&mut self, now: Instant, kind: Kind) {
