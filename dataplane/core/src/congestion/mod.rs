@@ -75,6 +75,10 @@ const SLACK_LEAST: f64 = 0.15;
 /// so that they go on without while it comes back. Without this a path of 2 ms and a queue of one bandwidth-delay product show
 /// 2 % as the path's own loss (simulated); 0.95 is as good.
 const SLACK_SURPLUS: f64 = 0.45;
+/// Share of [`SLACK`] that is kept beside others who give way to losses, which is more than that on paths shorter than 17 ms.
+/// Acknowledgements wait a millisecond, and timers another: of a path shorter than that a window without slack carries less in each
+/// round than in the one before, until [`MIN_PACKETS`] are left of it.
+const SLACK_BESIDE: f64 = 0.5;
 /// Packets on top: the smaller of two flows gains relatively more by it, which makes them meet.
 const EXTRA_PACKETS: u64 = 8;
 /// Share of the round trip that they take at most: at 5 Mbit/s eight are 18 ms. With all of them there one flow overflowed a queue
@@ -436,7 +440,8 @@ impl Congestion {
     /// with the surplus, and low rounds do without as soon as there is a loss that it may be the cause of: a queue that cannot
     /// hold it overflows in full rounds only then, which tells it from the path's own loss.
     ///
-    /// Beside others who keep a queue and give way to losses, as CUBIC does, there is no more than [`SLACK_LEAST`] either.
+    /// Beside others who keep a queue and give way to losses, as CUBIC does, there is no more than [`SLACK_LEAST`] or
+    /// [`SLACK_BESIDE`] either.
     fn slack(&self, shortest: Duration) -> f64 {
         let least = (shortest.as_secs_f64() * SLACK_LEAST / SLACK.as_secs_f64()).min(1.0);
         let lossless = self.surplus > SLACK_SURPLUS && self.rounds.loss() < EXCESS;
@@ -445,7 +450,7 @@ impl Congestion {
             // Of a slow path that delays unevenly it is too much even so.
             Phase::Low | Phase::Probe if !lossless && self.rtt.scatters() => least / 2.0,
             Phase::Low | Phase::Probe if !lossless => least,
-            _ if self.leaves_room() => least,
+            _ if self.leaves_room() => least.max(SLACK_BESIDE),
             _ => least + (1.0 - least) * self.surplus,
         }
     }
