@@ -75,9 +75,9 @@ const SLACK_LEAST: f64 = 0.15;
 /// so that they go on without while it comes back. Without this a path of 2 ms and a queue of one bandwidth-delay product show
 /// 2 % as the path's own loss (simulated); 0.95 is as good.
 const SLACK_SURPLUS: f64 = 0.45;
-/// Share of [`SLACK`] that is kept beside others who give way to losses, which is more than that on paths shorter than 17 ms.
-/// Acknowledgements wait a millisecond, and timers another: of a path shorter than that a window without slack carries less in each
-/// round than in the one before, until [`MIN_PACKETS`] are left of it.
+/// Share of [`SLACK`] that is kept beside others who give way to losses. From 17 ms on [`SLACK_LEAST`] is more. Acknowledgements
+/// wait a millisecond, and timers another: on a path shorter than that a window without slack carries less in each round than in the
+/// one before, until it has [`MIN_PACKETS`].
 const SLACK_BESIDE: f64 = 0.5;
 /// Packets on top: the smaller of two flows gains relatively more by it, which makes them meet.
 const EXTRA_PACKETS: u64 = 8;
