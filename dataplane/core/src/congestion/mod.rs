@@ -440,8 +440,8 @@ impl Congestion {
     /// with the surplus, and low rounds do without as soon as there is a loss that it may be the cause of: a queue that cannot
     /// hold it overflows in full rounds only then, which tells it from the path's own loss.
     ///
-    /// Beside others who keep a queue and give way to losses, as CUBIC does, there is no more than [`SLACK_LEAST`] or
-    /// [`SLACK_BESIDE`] either.
+    /// Beside others who keep a queue and give way to losses, as CUBIC does, there is no more than the larger of
+    /// [`SLACK_LEAST`] and [`SLACK_BESIDE`] either.
     fn slack(&self, shortest: Duration) -> f64 {
         let least = (shortest.as_secs_f64() * SLACK_LEAST / SLACK.as_secs_f64()).min(1.0);
         let lossless = self.surplus > SLACK_SURPLUS && self.rounds.loss() < EXCESS;
