@@ -194,6 +194,22 @@ fn connections_stand_while_controllers_that_know_each_other_are_replaced() {
 }
 
 #[test]
+fn a_holder_known_from_a_ticket_only_is_asked_again_after_its_controller_was_replaced() {
+    let (mut a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    let _ = a.ctl(["peer", "add", b.id()]).ok();
+    let source = a.file("source");
+    sample::write_file(&source, 1000, 14).unwrap();
+    let ticket = a.ticket(&a.put(&source));
+    let _ = b.ctl(["get", &ticket, "-o", b.file("first").to_str().unwrap()]).ok();
+    a.kill_controller();
+    a.restart_controller();
+    sample::write_file(&source, 1000, 15).unwrap();
+    let id = a.put(&source);
+    let _ = b.ctl(["get", &id, "-o", b.file("second").to_str().unwrap()]).ok();
+    assert!(std::fs::read(b.file("second")).unwrap() == std::fs::read(&source).unwrap());
+}
+
+#[test]
 fn a_source_that_the_operator_removes_in_mid_get_is_one_no_more() {
     let (a, b, get) = slow_get();
     let _ = b.ctl(["peer", "rm", a.id()]).ok();

@@ -150,6 +150,13 @@ impl Neighbours {
         self.nodes.iter().filter(|(_, node)| node.admitted && node.address.is_some()).map(|(id, _)| *id).collect()
     }
 
+    /// Nodes without a session that were met in passing, and where: sessions to them are not kept up, but they may be
+    /// dialled again.
+    pub fn met_in_passing(&self) -> impl Iterator<Item = PeerAddress> + '_ {
+        let away = self.nodes.iter().filter(|(_, node)| !node.admitted && !node.has_session);
+        away.filter_map(|(id, node)| Some(PeerAddress { node: *id, address: Some(node.address?) }))
+    }
+
     /// Whether a node without a session may be heard of soon: it is dialled and has not failed to answer yet, or its
     /// session ended less than `recently` ago.
     #[must_use]
@@ -239,18 +246,20 @@ impl Neighbours {
         if sample.packets_sent >= PACKETS_MIN {
             let share = sample.packets_lost.min(sample.packets_sent) as f64 / sample.packets_sent as f64;
             smooth(&mut known.loss_bp, share * 10_000.0, PATH_WEIGHT);
+            known.sampled_at = Some(now);
         }
         if sample.bytes_received >= BYTES_MIN && sample.elapsed_ms > 0 {
             let rate = sample.bytes_received as f64 * 1000.0 / f64::from(sample.elapsed_ms);
             let mut smoothed = known.rates.get(&worker).map(|(rate, _)| *rate);
             smooth(&mut smoothed, rate, PATH_WEIGHT);
             known.rates.insert(worker, (smoothed.unwrap_or(rate), now));
+            known.sampled_at = Some(now);
         }
         if sample.known.is_some() {
             self.paths_changed |= known.admitted && known.known != sample.known;
             known.known = sample.known;
         }
-        (known.sampled_at, known.worked_at) = (Some(now), Some(now));
+        known.worked_at = Some(now);
     }
 
     /// What the path to a node carried before this store was made.
@@ -400,6 +409,20 @@ mod tests {
         assert!(store.is_admitted(A));
         assert_eq!(store.pins(Duration::from_secs(60), now).0, [Pin { key: WorkerKey([1; 32]), node: A, known: None }]);
         assert!(store.remove(A) && !store.is_admitted(A) && !store.remove(A));
+    }
+
+    #[test]
+    fn nodes_met_in_passing_are_those_without_a_session_that_the_operator_did_not_admit() {
+        let mut store = Neighbours::default();
+        store.note(peer(A)).unwrap();
+        store.admit(peer(B)).unwrap();
+        assert_eq!(store.met_in_passing().collect::<Vec<_>>(), [peer(A)]);
+        store.handle_session(A);
+        assert_eq!(store.met_in_passing().count(), 0);
+        store.handle_session_end(A, "gone", start());
+        assert_eq!(store.met_in_passing().collect::<Vec<_>>(), [peer(A)]);
+        store.admit(PeerAddress { node: A, address: None }).unwrap();
+        assert_eq!(store.met_in_passing().count(), 0);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use pangea_ipc::address::PeerAddress;
 use pangea_ipc::content::{Geometry, Manifest};
 use pangea_ipc::failure::{Failure, FailureCode};
 use pangea_ipc::ids::{ContentId, NodeId};
-use pangea_ipc::peer::{FoundHere, PeerRequest, PeerResponse};
+use pangea_ipc::peer::{FoundHere, HOLDERS_MAX, PeerRequest, PeerResponse};
 use pangea_ipc::runtime;
 use pangea_ipc::worker::{Command, ManifestPage, Reply};
 use tokio::time::{Instant, timeout_at};
@@ -56,11 +56,13 @@ impl Search {
     }
 }
 
-/// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets.
+/// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets. When
+/// none of them has it, nodes met in passing are dialled again, such as one whose ticket was used and whose controller
+/// was replaced since.
 pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
     let mut asked: BTreeSet<NodeId> = BTreeSet::new();
     let mut search = Search::default();
-    // Peers, then those whom peers tell of: hearsay of hearsay is not followed.
+    // Peers, then those that are dialled for it: hearsay of hearsay is not followed.
     for round in 0..2 {
         let sessions: Vec<(NodeId, Session)> = {
             let sessions = node.sessions.borrow();
@@ -71,7 +73,7 @@ pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
             .iter()
             .map(|(peer, session)| async move { (*peer, ask(session, &PeerRequest::Find(content)).await) })
             .collect();
-        let mut hearsay: Vec<PeerAddress> = Vec::new();
+        let mut others: Vec<PeerAddress> = Vec::new();
         let mut deadline = None;
         search.asked += sessions.len();
         while let Some((peer, answer)) = until(deadline, answers.next()).await {
@@ -84,7 +86,7 @@ pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
             match answer {
                 Ok(PeerResponse::Found(answer)) => {
                     search.found.extend(answer.here.map(|here| (peer, here)));
-                    hearsay.extend(answer.others);
+                    others.extend(answer.others);
                 }
                 Ok(other) => tracing::debug!(%peer, failure = %unexpected(&other), "a peer was not understood"),
                 Err(failure) => tracing::debug!(%peer, %failure, "a peer could not be asked"),
@@ -94,12 +96,20 @@ pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
             }
         }
         let enough = wait == Wait::First && !search.found.is_empty();
-        let follow = round == 0 && !enough && node.policy.borrow().policy.discovery_hearsay;
-        if !follow {
+        if round > 0 || enough {
             break;
         }
-        hearsay.retain(|other| other.node != node.identity.node && !asked.contains(&other.node));
-        let dials = hearsay.into_iter().map(|other| async move {
+        if !node.policy.borrow().policy.discovery_hearsay {
+            others.clear();
+        }
+        if search.found.is_empty() {
+            let told: BTreeSet<NodeId> = others.iter().map(|other| other.node).collect();
+            let neighbours = node.neighbours.borrow();
+            let met = neighbours.met_in_passing().filter(|other| !told.contains(&other.node));
+            others.extend(met.take(HOLDERS_MAX));
+        }
+        others.retain(|other| other.node != node.identity.node && !asked.contains(&other.node));
+        let dials = others.into_iter().map(|other| async move {
             let told: Vec<_> = other.address.into_iter().collect();
             // One that cannot be reached is no holder.
             let _ = dial(node, other.node, &told).await;
