@@ -110,6 +110,10 @@ impl CatalogDb {
     }
 
     fn open_file(path: PathBuf) -> Result<(Self, Stored), DbError> {
+        // As a crash leaves it that came before anything was written; also what else may have emptied it.
+        if std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+            tracing::warn!(path = %path.display(), "the catalog is an empty file: names, pins, peers and policies begin anew");
+        }
         let database = Database::create(&path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => DbError::InUse { path: path.clone() },
             error => failed(&path, error),

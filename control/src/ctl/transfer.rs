@@ -234,7 +234,7 @@ fn refuse_existing(path: &Path, force: bool) -> Result<(), CtlError> {
     }
     if !force && path.symlink_metadata().is_ok() {
         let text = format!("{} exists; choose another -o or replace it with --force", path.display());
-        return Err(CtlError::new(FailureCode::Busy, text));
+        return Err(CtlError::new(FailureCode::Invalid, text));
     }
     Ok(())
 }
