@@ -33,6 +33,21 @@ fn an_unknown_node_is_refused_at_the_noise_layer_and_told_how_to_get_in() {
 }
 
 #[test]
+fn a_node_that_lets_this_one_in_late_is_asked_by_the_next_get() {
+    let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
+    let source = a.file("source");
+    sample::write_file(&source, 1000, 3).unwrap();
+    let id = a.put(&source);
+    let _ = b.ctl(["peer", "add", &a.address()]).ok();
+    // Then B waits before it dials again, for longer each time.
+    let refused = || b.json(["peer", "ls"])["peers"][0]["trouble"].as_str().is_some_and(|why| why.contains("refused"));
+    wait_within(Duration::from_secs(10), "B is refused", refused);
+    let _ = a.ctl(["peer", "add", b.id()]).ok();
+    let _ = b.ctl(["get", &id, "-o", b.file("got").to_str().unwrap()]).ok();
+    assert!(std::fs::read(b.file("got")).unwrap() == std::fs::read(&source).unwrap());
+}
+
+#[test]
 fn another_node_at_a_known_address_is_not_believed() {
     let (a, b) = (Node::start(NodeOptions::default()), Node::start(NodeOptions::default()));
     let wrong = format!("{}@{}", "a".repeat(52), a.listen());

@@ -150,10 +150,9 @@ impl Neighbours {
         self.nodes.iter().filter(|(_, node)| node.admitted && node.address.is_some()).map(|(id, _)| *id).collect()
     }
 
-    /// Nodes without a session that were met in passing, and where: sessions to them are not kept up, but they may be
-    /// dialled again.
-    pub fn met_in_passing(&self) -> impl Iterator<Item = PeerAddress> + '_ {
-        let away = self.nodes.iter().filter(|(_, node)| !node.admitted && !node.has_session);
+    /// Nodes without a session whose address is known: they may be dialled, whether or not that failed before.
+    pub fn without_session(&self) -> impl Iterator<Item = PeerAddress> + '_ {
+        let away = self.nodes.iter().filter(|(_, node)| !node.has_session);
         away.filter_map(|(id, node)| Some(PeerAddress { node: *id, address: Some(node.address?) }))
     }
 
@@ -412,17 +411,18 @@ mod tests {
     }
 
     #[test]
-    fn nodes_met_in_passing_are_those_without_a_session_that_the_operator_did_not_admit() {
+    fn nodes_without_a_session_may_be_dialled_where_their_address_is_known() {
         let mut store = Neighbours::default();
         store.note(peer(A)).unwrap();
+        store.admit(PeerAddress { node: B, address: None }).unwrap();
+        assert_eq!(store.without_session().collect::<Vec<_>>(), [peer(A)]);
         store.admit(peer(B)).unwrap();
-        assert_eq!(store.met_in_passing().collect::<Vec<_>>(), [peer(A)]);
+        let _ = store.handle_dial_failed(B, "no answer", 0.5);
+        assert_eq!(store.without_session().collect::<Vec<_>>(), [peer(A), peer(B)]);
         store.handle_session(A);
-        assert_eq!(store.met_in_passing().count(), 0);
+        assert_eq!(store.without_session().collect::<Vec<_>>(), [peer(B)]);
         store.handle_session_end(A, "gone", start());
-        assert_eq!(store.met_in_passing().collect::<Vec<_>>(), [peer(A)]);
-        store.admit(PeerAddress { node: A, address: None }).unwrap();
-        assert_eq!(store.met_in_passing().count(), 0);
+        assert_eq!(store.without_session().count(), 2);
     }
 
     #[test]

@@ -57,8 +57,7 @@ impl Search {
 }
 
 /// What every peer with a session holds of a content; others that they tell of are dialled, when the policy lets. When
-/// none of them has it, nodes met in passing are dialled again, such as one whose ticket was used and whose controller
-/// was replaced since.
+/// none of them has it, so are all that are known and have no session: they may be back since they were dialled last.
 pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
     let mut asked: BTreeSet<NodeId> = BTreeSet::new();
     let mut search = Search::default();
@@ -105,8 +104,8 @@ pub async fn find(node: &Rc<Node>, content: ContentId, wait: Wait) -> Search {
         if search.found.is_empty() {
             let told: BTreeSet<NodeId> = others.iter().map(|other| other.node).collect();
             let neighbours = node.neighbours.borrow();
-            let met = neighbours.met_in_passing().filter(|other| !told.contains(&other.node));
-            others.extend(met.take(HOLDERS_MAX));
+            let away = neighbours.without_session().filter(|other| !told.contains(&other.node));
+            others.extend(away.take(HOLDERS_MAX));
         }
         others.retain(|other| other.node != node.identity.node && !asked.contains(&other.node));
         let dials = others.into_iter().map(|other| async move {
