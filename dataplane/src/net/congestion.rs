@@ -243,7 +243,7 @@ impl Controller for PathController {
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
         if lost_bytes == 0 {
-            self.model.handle_marked();
+            self.model.handle_marked(now, sent);
         } else {
             self.view.carried.fetch_sub(lost_bytes, Relaxed); // which were sent before
             self.model.handle_lost(sent, lost_bytes, is_persistent_congestion);

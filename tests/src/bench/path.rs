@@ -33,6 +33,8 @@ pub struct Path {
     pub burst: Option<f64>,
     /// Room of the queue in bandwidth-delay products.
     pub queue_bdp: f64,
+    /// Queue above which packets are marked (ECN), in bandwidth-delay products; `None` = never.
+    pub marks_bdp: Option<f64>,
     /// How early or late a packet may be in ms, each way, and whether it overtakes others then.
     pub jitter_ms: u64,
     /// See `jitter_ms`.
@@ -43,7 +45,16 @@ impl Path {
     /// A path with a queue of one bandwidth-delay product that loses nothing by chance.
     #[must_use]
     pub fn new(rate_mbit: f64, rtt_ms: u64) -> Self {
-        Self { rate_mbit, rtt_ms, loss_pct: 0.0, burst: None, queue_bdp: 1.0, jitter_ms: 0, reorder: false }
+        Self {
+            rate_mbit,
+            rtt_ms,
+            loss_pct: 0.0,
+            burst: None,
+            queue_bdp: 1.0,
+            marks_bdp: None,
+            jitter_ms: 0,
+            reorder: false,
+        }
     }
 
     /// The same with independent loss.
@@ -61,9 +72,9 @@ impl Path {
             delay: Duration::from_micros(self.rtt_ms * 500),
             loss_pct: self.loss_pct,
             burst: self.burst,
+            ecn_bytes: self.marks_bdp.map(|share| (share * self.bdp_bytes()) as u64),
             jitter: Duration::from_millis(self.jitter_ms),
             reorder: self.reorder,
-            ..Link::default()
         }
     }
 

@@ -29,7 +29,9 @@ fn enough(path: &Path, time: Duration) -> u64 {
 fn queue_row(what: String, path: &Path, now: &Report, before: &Report) -> Row {
     let way = now.since(before).a_to_b;
     let bdp = path.bdp_bytes();
-    let note = format!("most {:.2}, dropped {}", way.queue_bytes_max as f64 / bdp, way.dropped_packets);
+    let (most, dropped, marked) = (way.queue_bytes_max as f64 / bdp, way.dropped_packets, way.marked_packets);
+    let marks = path.marks_bdp.map(|_| format!(", marked {marked}")).unwrap_or_default();
+    let note = format!("most {most:.2}, dropped {dropped}{marks}");
     Row::new("fair", what, way.queue_bytes_mean() / bdp, "BDP").note(note)
 }
 
@@ -38,11 +40,19 @@ pub fn fair(bench: &mut Bench) {
     let time = Duration::from_secs(bench.seconds);
     // Before a deep queue a flow that fills it gets what it takes: told, not judged. On a slow path a packet is a large share.
     let slow = Path::new(5.0, 30);
+    // Before a queue that marks above so much of a product.
+    let marking = |share| Path { marks_bdp: Some(share), ..path() };
+    let deep = Path { queue_bdp: DEEP, ..path() };
     for law in ["cubic", "bbr"] {
-        for (path, judged) in [(path(), true), (Path { queue_bdp: DEEP, ..path() }, false), (slow, false)] {
+        let mut paths = vec![(path(), true), (deep, false), (slow, false)];
+        if law == "cubic" {
+            paths.extend([(marking(0.1), true), (marking(0.4), true)]);
+        }
+        for (path, judged) in paths {
             let queue_bdp = path.queue_bdp;
             let at = if path.rate_mbit < 10.0 { format!(" at {} Mbit/s", path.rate_mbit) } else { String::new() };
-            let name = format!("against TCP {}{at}, queue {queue_bdp} BDP", law.to_uppercase());
+            let marks = path.marks_bdp.map(|share| format!(", marks above {share}")).unwrap_or_default();
+            let name = format!("against TCP {}{at}, queue {queue_bdp} BDP{marks}", law.to_uppercase());
             if !bench.wants(&format!("fair {name}")) {
                 continue;
             }

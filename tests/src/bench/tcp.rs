@@ -24,7 +24,8 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// Connects; A sends by the named congestion control (`cubic`, `bbr`). `None` = the kernel has none of that name.
+    /// Connects; A sends by the named congestion control (`cubic`, `bbr`), and may be told of marks (ECN). `None` = the kernel
+    /// has none of that name.
     ///
     /// # Panics
     /// When the namespaces cannot be used.
@@ -34,6 +35,7 @@ impl Tcp {
             for key in ["tcp_rmem", "tcp_wmem"] {
                 std::fs::write(format!("/proc/sys/net/ipv4/{key}"), BUFFERS).unwrap();
             }
+            std::fs::write("/proc/sys/net/ipv4/tcp_ecn", "1").unwrap();
         };
         pair.inside(Side::B, tune).unwrap();
         let address = pair.address_a();

@@ -15,10 +15,12 @@
 //! no queue; then the surplus is given up, step by step. So random loss costs nothing, and a queue that is too short for the
 //! surplus, or that others fill, is not flooded. Beside others who keep the queue full whatever is lost (`HEEDLESS`) half of it is
 //! kept: they would take it, and lose no less.
+//! Marks (ECN) are congestion always, and bound the window as CUBIC's would be: [`marks`].
 //! The transport paces at 1.25 windows a round trip whatever is said here, so the window is the only lever.
 
 mod history;
 mod losses;
+mod marks;
 mod rate;
 #[cfg(test)]
 mod rivals;
@@ -31,6 +33,7 @@ use std::time::{Duration, Instant};
 use history::{Kind, Rounds};
 pub use losses::Loss;
 use losses::Windows;
+use marks::Marks;
 use rate::Sampler;
 use rtt::Rtt;
 
@@ -140,6 +143,9 @@ pub struct Congestion {
     surplus: f64,
     /// Others keep the queue full whatever is lost ([`HEEDLESS`]).
     heedless: bool,
+    /// The last mark that was answered, and the largest window since, which grows each round.
+    marks: Option<Marks>,
+    marked_window: u64,
     /// Highest rate, and rounds since it grew, in start-up.
     plateau: (f64, u32),
     rtt: Rtt,
@@ -177,6 +183,8 @@ impl Congestion {
             full_rounds: FULL_ROUNDS,
             surplus: 1.0,
             heedless: false,
+            marks: None,
+            marked_window: u64::MAX,
             plateau: (0.0, 0),
             rtt: Rtt::new(now),
             rested: false,
@@ -326,17 +334,31 @@ impl Congestion {
             self.plateau = (0.0, 0);
             self.enter(Phase::Startup);
             self.rtt.begin_start_up();
+            (self.marks, self.marked_window) = (None, u64::MAX);
             self.window = MIN_PACKETS * self.mtu;
         }
     }
 
-    /// A router says that its queue grows (ECN, RFC 3168): the surplus is given up at once.
-    pub fn handle_marked(&mut self) {
-        self.surplus = 0.0;
+    /// A router says that its queue grows (ECN, RFC 3168): the window falls as CUBIC's does. `sent`: when the newest packet was that
+    /// the mark was told with; those of before the last answer ask for nothing more.
+    pub fn handle_marked(&mut self, now: Instant, sent: Instant) {
+        if self.marks.is_some_and(|marks| marks.is_answered(sent)) {
+            return;
+        }
         if self.phase == Phase::Startup {
             self.enter(Phase::Drain);
         }
         self.set_window();
+        self.marks = Some(Marks::answer(self.marks, now, self.window as f64 / self.mtu as f64));
+        self.limit_by_marks(now);
+        self.set_window();
+    }
+
+    fn limit_by_marks(&mut self, now: Instant) {
+        if let Some(marks) = self.marks {
+            // Float-to-integer casts saturate.
+            self.marked_window = (marks.window(now, self.rtt().unwrap_or_default()) * self.mtu as f64) as u64;
+        }
     }
 
     fn take_rtt(&mut self, now: Instant, sample: Duration) {
@@ -353,6 +375,7 @@ impl Congestion {
             Phase::Full => Kind::Full,
             Phase::Low | Phase::Probe => Kind::Low,
         };
+        self.limit_by_marks(now);
         let clear = self.rtt.end_round(self.extra_time(self.rtt.unqueued()));
         let ended = self.rounds.end_round(now, kind, clear);
         self.phase_rounds += 1;
@@ -496,7 +519,8 @@ impl Congestion {
         let extra = ((packets * self.mtu) as f64).min(rate * shortest * EXTRA_MOST);
         let held = rate * (shortest * gain + SLACK.as_secs_f64() * slack) + extra * slack;
         let with_lost = held / (1.0 - self.rounds.own_loss().min(LOSS_MAX));
-        self.window = (with_lost as u64).max(MIN_PACKETS * self.mtu);
+        let most = if self.fixed_rate.is_some() { u64::MAX } else { self.marked_window };
+        self.window = (with_lost as u64).min(most).max(MIN_PACKETS * self.mtu);
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Link {
     pub(super) burst: f64,
     /// Queue, in bandwidth-delay products.
     pub(super) queue: f64,
+    /// Queue above which packets are marked (ECN), in bandwidth-delay products.
+    pub(super) marks_above: f64,
     /// Each packet is so much early or late at most, in either direction, and waits for those before it.
     pub(super) jitter_ms: f64,
 }
@@ -45,8 +47,8 @@ impl Link {
         self.mbit * 1e6 / 8.0
     }
 
-    fn queue_bytes(&self) -> f64 {
-        self.queue * self.bytes_per_s() * self.rtt_ms / 1e3
+    fn held_bytes(&self) -> f64 {
+        self.bytes_per_s() * self.rtt_ms / 1e3
     }
 }
 
@@ -94,6 +96,8 @@ struct Sender {
     took: Vec<f64>,
     /// Packets that will never arrive.
     doomed: HashSet<u64>,
+    /// Packets that were marked, and that their sender has not been told of.
+    marked: HashSet<u64>,
     next: u64,
     /// Number and time of what is in flight.
     flight: VecDeque<(u64, f64)>,
@@ -153,6 +157,7 @@ pub(super) struct Simulation {
     /// When the last packet, and the last acknowledgement, arrives.
     last: [f64; 2],
     overflowed: u64,
+    marked: u64,
     /// Time-weighted bytes of queue, and since when.
     queue_area: f64,
 }
@@ -172,6 +177,7 @@ impl Simulation {
             began: *starts,
             took: Vec::new(),
             doomed: HashSet::new(),
+            marked: HashSet::new(),
             next: 0,
             flight: VecDeque::new(),
             tokens: 10.0 * MTU as f64,
@@ -197,6 +203,7 @@ impl Simulation {
             events: BinaryHeap::new(),
             last: [0.0; 2],
             overflowed: 0,
+            marked: 0,
             queue_area: 0.0,
         };
         for flow in 0..flows.len() {
@@ -248,9 +255,15 @@ impl Simulation {
         self.overflowed as f64 / sent.max(1) as f64
     }
 
+    /// Share of packets that were marked, of all that were sent.
+    pub(super) fn marked(&self) -> f64 {
+        let sent: u64 = self.senders.iter().map(|sender| sender.next).sum();
+        self.marked as f64 / sent.max(1) as f64
+    }
+
     /// Mean queue, in bandwidth-delay products.
     pub(super) fn mean_queue(&self) -> f64 {
-        self.queue_area / self.now / (self.link.bytes_per_s() * self.link.rtt_ms / 1e3)
+        self.queue_area / self.now / self.link.held_bytes()
     }
 
     pub(super) fn control(&self, flow: usize) -> &Congestion {
@@ -328,10 +341,14 @@ impl Simulation {
     fn carry(&mut self, flow: usize, packet: u64) {
         let rate = self.link.bytes_per_s();
         let queued = (self.busy_until - self.now).max(0.0) * rate;
-        if queued + MTU as f64 > self.link.queue_bytes() {
+        if queued + MTU as f64 > self.link.queue * self.link.held_bytes() {
             self.overflowed += 1;
             self.senders[flow].doomed.insert(packet);
             return;
+        }
+        if queued > self.link.marks_above * self.link.held_bytes() {
+            self.marked += 1;
+            self.senders[flow].marked.insert(packet);
         }
         self.busy_until = self.busy_until.max(self.now) + MTU as f64 / rate;
         if self.is_lost() {
@@ -393,10 +410,14 @@ impl Simulation {
         let sender = &mut self.senders[flow];
         let idle = sender.left == 0;
         let (mut largest, acked_before) = (0, sender.acked);
+        // The newest packet that this acknowledgement tells of, when one of them was marked (RFC 9002, 7.1).
+        let (mut newest, mut marked) = (0.0, false);
         for packet in packets {
             let Ok(at) = sender.flight.binary_search_by_key(packet, |(number, _)| *number) else { continue };
             let Some((number, sent)) = sender.flight.remove(at) else { continue };
             sender.acked += 1;
+            marked |= sender.marked.remove(packet);
+            newest = sent.max(newest);
             match &mut sender.control {
                 Control::Ours(ours) => ours.handle_ack(now, instant(sent), MTU),
                 Control::Cubic(cubic) => cubic.handle_ack(seconds, seconds - sent),
@@ -409,6 +430,12 @@ impl Simulation {
         }
         if let Control::Ours(ours) = &mut sender.control {
             ours.handle_acks_end(now, sender.flight.len() as u64 * MTU, idle, largest);
+        }
+        match &mut sender.control {
+            Control::Ours(ours) if marked => ours.handle_marked(now, instant(newest)),
+            Control::Cubic(cubic) if marked => cubic.handle_lost(newest, seconds),
+            // This version of BBR does not heed marks.
+            _ => {}
         }
         let mut lost = (0, 0.0);
         // The last packets of an object have none after them that show their loss; the probe that would is left out here.
