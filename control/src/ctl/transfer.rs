@@ -253,7 +253,14 @@ impl Part {
         let failed = |error: io::Error| CtlError::new(FailureCode::Storage, format!("{}: {error}", target.display()));
         let path = target.with_file_name(format!("{}{}", Self::PREFIX, std::process::id()));
         Self::sweep(&path);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(failed)?;
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+        let file = opened.map_err(|error| match target.parent() {
+            Some(folder) if error.kind() == io::ErrorKind::NotFound => {
+                let text = format!("{}: there is no folder {}; make it first", target.display(), folder.display());
+                CtlError::new(FailureCode::NotFound, text)
+            }
+            _ => failed(error),
+        })?;
         // Held as long as this process lives; a file system without locks has nothing swept.
         let _ = file.try_lock();
         Ok(Self { path, file })

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, ValueEnum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pangea_tests::netlab::{Change, Counters, Direction, Lab, Link, MTU_DEFAULT, Queue, Report, Settings, Side};
+use pangea_tests::netlab::{
+    Change, Counters, Direction, Lab, Link, MTU_DEFAULT, Queue, RATE_MBIT_MAX, Report, Settings, Side,
+};
 use pangea_tests::signals::{Signals, status_of};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -306,7 +308,7 @@ fn set_one(link: &mut Link, key: &str, value: &str) -> Result<(), String> {
     let ms = || number(value).map(|ms| Duration::from_secs_f64(ms / 1e3));
     let bytes = |kib: f64| (kib * 1024.0) as u64;
     match key {
-        "rate-mbit" => link.rate_mbit = unless_none()?,
+        "rate-mbit" => link.rate_mbit = if value == "none" { None } else { Some(number_to(RATE_MBIT_MAX, value)?) },
         "delay-ms" => link.delay = ms()?,
         "jitter-ms" => link.jitter = ms()?,
         "reorder" => link.reorder = value.parse().map_err(|_| format!("{value} is not true or false"))?,

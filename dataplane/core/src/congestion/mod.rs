@@ -15,7 +15,7 @@
 //! no queue; then the surplus is given up, step by step. So random loss costs nothing, and a queue that is too short for the
 //! surplus, or that others fill, is not flooded. Beside others who keep the queue full whatever is lost (`HEEDLESS`) half of it is
 //! kept: they would take it, and lose no less.
-//! Marks (ECN) are congestion always, and bound the window as CUBIC's would be: [`marks`].
+//! Marks (ECN) are congestion always, and bound the window as CUBIC's would be: `marks`.
 //! The transport paces at 1.25 windows a round trip whatever is said here, so the window is the only lever.
 
 mod history;
