@@ -143,9 +143,8 @@ pub struct Congestion {
     surplus: f64,
     /// Others keep the queue full whatever is lost ([`HEEDLESS`]).
     heedless: bool,
-    /// The last mark that was answered, and the largest window since, which grows each round.
+    /// What marks have left of the window; it grows each round.
     marks: Option<Marks>,
-    marked_window: u64,
     /// Highest rate, and rounds since it grew, in start-up.
     plateau: (f64, u32),
     rtt: Rtt,
@@ -184,7 +183,6 @@ impl Congestion {
             surplus: 1.0,
             heedless: false,
             marks: None,
-            marked_window: u64::MAX,
             plateau: (0.0, 0),
             rtt: Rtt::new(now),
             rested: false,
@@ -334,7 +332,7 @@ impl Congestion {
             self.plateau = (0.0, 0);
             self.enter(Phase::Startup);
             self.rtt.begin_start_up();
-            (self.marks, self.marked_window) = (None, u64::MAX);
+            self.marks = None;
             self.window = MIN_PACKETS * self.mtu;
         }
     }
@@ -348,17 +346,10 @@ impl Congestion {
         if self.phase == Phase::Startup {
             self.enter(Phase::Drain);
         }
+        // Not what start-up had grown to falls, but what the path holds.
         self.set_window();
         self.marks = Some(Marks::answer(self.marks, now, self.window as f64 / self.mtu as f64));
-        self.limit_by_marks(now);
         self.set_window();
-    }
-
-    fn limit_by_marks(&mut self, now: Instant) {
-        if let Some(marks) = self.marks {
-            // Float-to-integer casts saturate.
-            self.marked_window = (marks.window(now, self.rtt().unwrap_or_default()) * self.mtu as f64) as u64;
-        }
     }
 
     fn take_rtt(&mut self, now: Instant, sample: Duration) {
@@ -375,7 +366,9 @@ impl Congestion {
             Phase::Full => Kind::Full,
             Phase::Low | Phase::Probe => Kind::Low,
         };
-        self.limit_by_marks(now);
+        if let (Some(marks), Some(rtt)) = (&mut self.marks, self.rtt.shortest()) {
+            marks.grow(now, rtt);
+        }
         let clear = self.rtt.end_round(self.extra_time(self.rtt.unqueued()));
         let ended = self.rounds.end_round(now, kind, clear);
         self.phase_rounds += 1;
@@ -519,8 +512,10 @@ impl Congestion {
         let extra = ((packets * self.mtu) as f64).min(rate * shortest * EXTRA_MOST);
         let held = rate * (shortest * gain + SLACK.as_secs_f64() * slack) + extra * slack;
         let with_lost = held / (1.0 - self.rounds.own_loss().min(LOSS_MAX));
-        let most = if self.fixed_rate.is_some() { u64::MAX } else { self.marked_window };
-        self.window = (with_lost as u64).min(most).max(MIN_PACKETS * self.mtu);
+        let marks = self.marks.filter(|_| self.fixed_rate.is_none());
+        let most = marks.map_or(f64::INFINITY, |marks| marks.window() * self.mtu as f64);
+        // Float-to-integer casts saturate.
+        self.window = (with_lost.min(most) as u64).max(MIN_PACKETS * self.mtu);
     }
 }
 

@@ -75,7 +75,7 @@ impl Control {
 }
 
 /// What a flow has to send.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Load {
     /// Without end.
     Endless,
